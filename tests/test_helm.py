@@ -157,6 +157,19 @@ def test_chart_config_is_valid_and_mounted() -> None:
     assert f"kubectl create secret generic {secret} --from-file={name}=" in text
 
 
+def test_chart_without_state_file_has_no_volume() -> None:
+    """Without a state file in the config, there is no volume for it. An existing claim is used instead of a new one."""
+    values = example_values()
+    del values["config"]["state_file"]
+    assert "PersistentVolumeClaim" not in {each["kind"] for each in render(values)}
+    assert {volume["name"] for volume in pod(values)["spec"]["volumes"]} == {"config", "keys"}
+    existing = {"state": {"existingClaim": "braze-state"}}
+    assert "PersistentVolumeClaim" not in {each["kind"] for each in render(existing)}
+    assert {"claimName": "braze-state"} in [
+        each.get("persistentVolumeClaim") for each in pod(existing)["spec"]["volumes"]
+    ]
+
+
 def test_chart_passes_flags_variables_and_web_config() -> None:
     """The flags are those of `serve`, and the web configuration is mounted where its flag says."""
     options = cli.build_parser().parse_args(container(FULL)["args"])
