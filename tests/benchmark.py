@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 import tracemalloc
+from array import array
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -194,10 +195,11 @@ def _fill_counters(subjects: Sequence[CounterKey], *, trace: bool) -> tuple[floa
 
 def _count_all(counters: Counters, subjects: Sequence[CounterKey], length: int, grown: float) -> float:
     """Count and save one response for each subject, and return the seconds of CPU that it took."""
-    responses = [[(hour * 3_600, hour + grown) for hour in range(length)] for _ in subjects]
+    numbers = tuple(hour * 3_600 for hour in range(length))
+    responses = [array("d", [hour + grown for hour in range(length)]) for _ in subjects]
     started = time.process_time()
-    for subject, buckets in zip(subjects, responses, strict=True):
-        counters.record(subject, Unit.HOUR, buckets, 0, 0.0)
+    for subject, values in zip(subjects, responses, strict=True):
+        counters.record(subject, Unit.HOUR, numbers, [((), values, True)], requested_from=0, requested_at=0.0)
     counters.save()
     return time.process_time() - started
 

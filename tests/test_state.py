@@ -560,7 +560,7 @@ def test_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytes
 
 
 KEYS = [("production", "url", "custom_events", name, "", "", "", "") for name in ("a", "b", "c", "d")]
-ROW = CounterState(Unit.HOUR, 1.0, 0, 0.0).to_row()
+ROW = CounterState(Unit.HOUR, 0.0).to_row()
 
 
 def test_deleted_state_file_is_created_again(tmp_path: Path) -> None:

@@ -7,14 +7,16 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Sequence
+from array import array
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from support import IOS, KEY, VIP, Program, run_program, workspace_yaml, write_file
 
 from braze_exporter.braze.kinds import Unit
-from braze_exporter.state.counter_state import CounterKey, CounterState
+from braze_exporter.braze.series import HOLE
+from braze_exporter.state.counter_state import Counter, CounterKey, CounterState
 from braze_exporter.state.errors import StateFileError
 from braze_exporter.state.migration import Aliases
 from braze_exporter.state.state_file import open_state_file
@@ -44,10 +46,28 @@ def create_schema_1_file(path: Path, *rows: tuple[object, ...]) -> None:
         connection.execute("PRAGMA user_version = 1")
 
 
+def make_state(unit: Unit, requested_at: float, *, total: float, withheld: float = 0.0, zone: str = "") -> CounterState:
+    """Return the state of a query with one counter, which has a value of 2.5 in bucket 7 and a hole in bucket 8."""
+    counter = Counter(7, array("d", [2.5, HOLE]), 8, total, withheld)
+    return CounterState(unit, requested_at, zone, (7, 8), {(): counter})
+
+
+def assert_same_states(read: Mapping[CounterKey, CounterState], written: Mapping[CounterKey, CounterState]) -> None:
+    """Check that states are equal, also where a bucket has no number."""
+    first, second = (
+        {key: (state.to_row(), state.pack_counters()) for key, state in states.items()} for states in (read, written)
+    )
+    assert first == second
+
+
 def read_totals(path: Path, aliases: Aliases = ALIASES) -> dict[CounterKey, float]:
     """Open a state file and return the totals of its counters."""
     with contextlib.closing(open_state_file(str(path), aliases=aliases)) as state_file:
-        return {key: state.total for key, state in state_file.read().items()}
+        return {
+            (*key, *series_key): counter.total
+            for key, state in state_file.read().items()
+            for series_key, counter in state.counters.items()
+        }
 
 
 def test_schema_1_counter_keeps_its_state(tmp_path: Path) -> None:
@@ -56,8 +76,7 @@ def test_schema_1_counter_keeps_its_state(tmp_path: Path) -> None:
     for _ in range(2):
         with contextlib.closing(open_state_file(str(tmp_path / "state"))) as state_file:
             key = ("production", URL, "sessions", "", "", "", "", "")
-            state = CounterState(Unit.DAY, 12.5, 7, 1_000.5, {7: 2.5, 8: None}, withheld=0.0, zone="")
-            assert state_file.read() == {key: state}
+            assert_same_states(state_file.read(), {key: make_state(Unit.DAY, 1_000.5, total=12.5)})
             assert state_file.read_names() == {}
 
 
@@ -75,8 +94,9 @@ def test_schema_1_counter_keeps_its_state(tmp_path: Path) -> None:
 def test_key_of_schema_1_is_migrated(tmp_path: Path, old: Sequence[str], new: Sequence[str]) -> None:
     """Ids are put into lower case, names are not; the aliases of the workspace are added, or are empty if unknown."""
     create_schema_1_file(tmp_path / "state", (["production", URL, *old], 3.0))
-    assert read_totals(tmp_path / "state") == {("production", URL, *new): 3.0}
-    assert read_totals(tmp_path / "state", Aliases({}, {})) == {("production", URL, *new): 3.0}
+    for aliases in (ALIASES, Aliases({}, {})):
+        with contextlib.closing(open_state_file(str(tmp_path / "state"), aliases=aliases)) as state_file:
+            assert [*state_file.read()] == [("production", URL, *new)]
 
 
 @pytest.mark.parametrize(
@@ -106,14 +126,14 @@ def test_series_of_schema_1_is_migrated(tmp_path: Path, old: Sequence[str], new:
     query = ["production", URL, "campaigns", "ab", "", ""]
     create_schema_1_file(tmp_path / "state", (query, 0.0), ([*query, *old], 4.0))
     migrated_query = (*query, "", "")
-    assert read_totals(tmp_path / "state") == {migrated_query: 0.0, (*migrated_query, *new): 4.0}
+    assert read_totals(tmp_path / "state") == {(*migrated_query, *new): 4.0}
 
 
 def test_newest_of_schema_1_counters_with_same_id_is_kept(tmp_path: Path) -> None:
     """If two keys differ only in the case of an id, the counter with the newest request is kept."""
-    keys = [["production", URL, "campaigns", campaign, "", ""] for campaign in ("AB", "ab", "Ab")]
+    keys = [["production", URL, "sessions", "", app, ""] for app in ("AB", "ab", "Ab")]
     create_schema_1_file(tmp_path / "state", (keys[0], 1.0, 7.0), (keys[1], 2.0, 5.0), (keys[2], 3.0, 6.0))
-    assert read_totals(tmp_path / "state") == {("production", URL, "campaigns", "ab", "", "", "", ""): 1.0}
+    assert read_totals(tmp_path / "state") == {("production", URL, "sessions", "", "", "ab", "", ""): 1.0}
 
 
 def test_schema_1_file_is_used_by_serve(tmp_path: Path) -> None:
@@ -210,16 +230,16 @@ def test_damaged_schema_1_file_is_moved_aside(tmp_path: Path, statement: str, ca
 
 def test_withheld_amount_and_zone_are_kept(tmp_path: Path) -> None:
     """A counter state is read as it was written."""
-    state = CounterState(Unit.HOUR, 3.5, 7, 1e9, {7: 1.0, 8: None}, withheld=2.5, zone="America/New_York")
+    state = make_state(Unit.HOUR, 1e9, total=3.5, withheld=2.5, zone="America/New_York")
     with contextlib.closing(open_state_file(str(tmp_path / "state"))) as state_file:
-        state_file.write({("a",): state.to_row()})
+        state_file.write({("a",): state.to_row()}, {("a",): state.pack_counters()})
     with contextlib.closing(open_state_file(str(tmp_path / "state"))) as state_file:
-        assert state_file.read() == {("a",): state}
+        assert_same_states(state_file.read(), {("a",): state})
 
 
 def test_names_are_kept(tmp_path: Path) -> None:
     """Names are written alone or with counters, replace the previous ones, and are kept by later writes."""
-    row = CounterState(Unit.HOUR, 3.5, 7, 1e9).to_row()
+    row = CounterState(Unit.HOUR, 1e9).to_row()
     names = {("production", URL, "campaigns", str(number)): f"Campaign {number}" for number in range(500)}
     changed = ("production", URL, "campaigns", "7")
     with contextlib.closing(open_state_file(str(tmp_path / "state"))) as state_file:
@@ -242,7 +262,8 @@ def test_names_are_kept(tmp_path: Path) -> None:
         "DROP TABLE names",
         "ALTER TABLE names RENAME COLUMN name TO title",
         "INSERT INTO names VALUES ('production', 'url', 'campaigns', 'id', x'ff00')",
-        "INSERT INTO counters VALUES ('[\"a\"]', 'hour', 1, 0, 0, 0, '', '[[\"text\", 1]]')",
+        "INSERT INTO counters VALUES ('[\"a\"]', 'week', 0, '')",
+        "INSERT INTO counter_buckets VALUES ('[\"a\"]', x'00')",
     ],
 )
 def test_file_with_unreadable_content_is_moved_aside_by_serve(tmp_path: Path, statement: str) -> None:
@@ -264,7 +285,7 @@ def test_file_with_unreadable_content_is_moved_aside_by_serve(tmp_path: Path, st
 def test_file_with_further_columns_is_written(tmp_path: Path) -> None:
     """Counters and names are written to a file that has columns unknown to this version."""
     names = {("production", URL, "campaigns", "7"): "Welcome"}
-    row = CounterState(Unit.HOUR, 3.5, 7, 1e9).to_row()
+    row = CounterState(Unit.HOUR, 1e9).to_row()
     open_state_file(str(tmp_path / "state")).close()
     with contextlib.closing(sqlite3.connect(tmp_path / "state")) as connection, connection:
         for table in ("counters", "names"):

@@ -11,8 +11,6 @@ _NAMES = dict.fromkeys(kind.subject_label for kind in KINDS if kind.subject_labe
 _IDS_AND_NAMES = (
     label for kind in KINDS if kind.is_identified_by_id for label in (kind.subject_parameter, kind.subject_label)
 )
-# The number of fields of `Query.counter_key`.
-QUERY_KEY_LENGTH = 8
 # The labels that identify a query of any kind on the metrics page.
 QUERY_LABELS = ("workspace", "kind", "unit", *_NAMES, "braze_app", *_IDS_AND_NAMES)
 

@@ -100,9 +100,9 @@ class Collector:
             return [view for row in self._rows.values() for view in row.views(self._total_of(row))]
 
     def _total_of(self, row: QueryRow) -> Callable[[Series], float | None]:
-        query, has_counter = row.query_state.query, row.query_state in self._counter_sources
+        key, has_counter = row.query.counter_key, row.query_state in self._counter_sources
         return lambda series: (
-            self._counters.total(_counter_key(query, series)) if has_counter and series.has_counter else None
+            self._counters.total(key, row.series_key(series)) if has_counter and series.has_counter else None
         )
 
     def on_queries(self, query_states: Sequence[QueryState]) -> None:
@@ -183,7 +183,7 @@ class Collector:
         query = row.query
         oldest = bucket_number(response.sent_at, query.unit, query.zone) - query.kind.max_length
         row.remove_unreachable_series(oldest)
-        kept = {_counter_key(query, series_row.series) for series_row in row.series.values()}
+        kept = {row.series_key(series_row.series) for series_row in row.series.values()}
         self._counters.remove_unreachable(query.counter_key, kept, oldest)
 
     def _update_self_metrics(self, query: Query, response: Response, previous: Response | None) -> None:
@@ -207,34 +207,24 @@ class Collector:
         oldest, has_several = min_requested_bucket_number(query, response.sent_at), len(query.metric_groups) > 1
         last = self._counters.last_requested(query.counter_key) if has_several else None
         new_from = bucket_number(last - query.settle_seconds, query.unit, query.zone) if last is not None else None
-        requested_at = None if response.is_short else response.sent_at
         self._counters.release(query.counter_key)
-        bucket_numbers: set[int] = set()
-        for series in response.series:
-            buckets = [(bucket_number(start, query.unit, query.zone), value) for start, value in series.points]
-            holes = [bucket_number(start, query.unit, query.zone) for start in series.holes]
-            bucket_numbers.update(number for number, _ in buckets)
-            bucket_numbers.update(holes)
-            if series.has_counter:
-                key = _counter_key(query, series)
-                unknown = [*holes, *_missing_buckets(query, response, oldest)] if holes or response.is_short else ()
-                self._counters.record(
-                    key,
-                    query.unit,
-                    buckets,
-                    oldest,
-                    None if has_several else requested_at,
-                    is_complete=response.is_complete,
-                    unknown=unknown,
-                    new_from=new_from,
-                    zone=series.zone,
-                    is_exported=query.selects(series.labels),
-                )
-        if has_several:
-            of_query = [(number, 0.0) for number in bucket_numbers]
-            self._counters.record(
-                query.counter_key, query.unit, of_query, oldest, requested_at, is_complete=response.is_complete
-            )
+        starts = bucket_starts(response.series)
+        self._counters.record(
+            query.counter_key,
+            query.unit,
+            tuple(bucket_number(start, query.unit, query.zone) for start in starts),
+            [
+                (series.identity if has_several else (), series.values, query.selects(series.labels))
+                for series in response.series
+                if series.has_counter
+            ],
+            requested_from=oldest,
+            requested_at=None if response.is_short else response.sent_at,
+            is_complete=response.is_complete,
+            unknown=_missing_buckets(query, response, oldest),
+            new_from=new_from,
+            zone=response.series[0].zone if response.series else "",
+        )
 
     def _render_families(self, now: float) -> Iterator[tuple[Family, Sequence[bytes]]]:
         """Yield each family with its lines."""
@@ -244,24 +234,9 @@ class Collector:
                 lines_by_family.setdefault(family, []).extend([row.lines[index] for row in rows])
         yield from lines_by_family.items()
         for family, metric_group, rows in self._counter_families:
-            yield family, [self._counter_lines(family, metric_group, rows).encode(errors="replace")]
+            yield family, [row.render_counter(family, metric_group, self._counters) for row in rows]
         for family, lines in self._summary_families(now):
             yield family, [lines.encode()]
-
-    def _counter_lines(self, family: Family, metric_group: MetricGroup, rows: Iterable[QueryRow]) -> str:
-        """Return the lines of a counter family, with the totals of the last save."""
-        return "".join(
-            [
-                format_sample(
-                    family.name,
-                    series_row.labels,
-                    self._counters.expose(_counter_key(row.query_state.query, series_row.series)),
-                )
-                for row in rows
-                for series_row in row.series.values()
-                if series_row.series.metric_group is metric_group and series_row.series.has_counter
-            ]
-        )
 
     def _summary_families(self, now: float) -> Iterator[tuple[Family, str]]:
         """Yield the families that summarize the queries: `UP` and `QUERIES`."""
@@ -317,8 +292,3 @@ def _group_counters(rows: Iterable[QueryRow]) -> list[tuple[Family, MetricGroup,
                 family = build_counter(query.kind, metric_group)
                 counters.setdefault(family.name, (family, metric_group, []))[-1].append(rows_by_query[query])
     return list(counters.values())
-
-
-def _counter_key(query: Query, series: Series) -> tuple[str, ...]:
-    """Return the key of a counter: that of the query and, if the query has several series, that of the series."""
-    return (*query.counter_key, *series.identity) if len(query.metric_groups) > 1 else query.counter_key

@@ -4,17 +4,20 @@ Each response contains the whole value of a bucket again, and Braze may revise i
 count each occurrence once. If there is a state file, a total is exported only after it has been written there.
 """
 
+import math
 import threading
-from collections.abc import Collection, Container, Iterable, Mapping
+from array import array
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 
 from braze_exporter.braze.kinds import MAX_LENGTH, Unit
-from braze_exporter.braze.query import QUERY_KEY_LENGTH
+from braze_exporter.braze.series import ABSENT, HOLE
 from braze_exporter.metrics.saved_state import SavedState
-from braze_exporter.state.counter_state import CounterKey, CounterState, NameKey
+from braze_exporter.state.counter_state import Counter, CounterKey, CounterState, NameKey, SeriesKey
 from braze_exporter.state.state_file import StateFile
 
-# The maximum number of buckets in a response. Older buckets never count.
-MAX_BUCKETS = MAX_LENGTH
+# The key of a series, its values, and whether it is exported.
+Column = tuple[SeriesKey, "array[float]", bool]
+
 # After this time without an update, no response can contain the buckets of a counter, even daily ones.
 _RETENTION_SECONDS = MAX_LENGTH * 24 * 3_600.0
 # From this number of unsaved counters on, they are written before the next scrape, which would otherwise wait for the
@@ -25,9 +28,8 @@ MAX_UNSAVED = 2_000
 class Counters:
     """Turns the buckets of responses into totals that never fall, and keeps the names of ids. Thread-safe.
 
-    The key of a counter is that of its query (see `Query.counter_key`). If a query has several series, the key of each
-    one continues with the identity of the series. The attribute `revision` increases whenever an exported total may
-    have changed. The attribute `names` has the last known name of each id, which the state file keeps too.
+    The attribute `revision` increases whenever an exported total may have changed. The attribute `names` has the last
+    known name of each id, which the state file keeps too.
     """
 
     def __init__(self, state_file: StateFile | None = None, saved_state: SavedState | None = None) -> None:
@@ -38,89 +40,79 @@ class Counters:
         self._states: dict[CounterKey, CounterState] = state_file.read() if state_file is not None else {}
         self.names: Mapping[NameKey, str] = state_file.read_names() if state_file is not None else {}
         self._changed_names: dict[NameKey, str] = {}
-        self._series_keys: dict[CounterKey, set[CounterKey]] = {}
-        for key in self._states:
-            self._index(key)
-        # The series whose total was on no page yet. After a restart, those that may not have been.
-        self._unexposed = {
-            key for key, state in self._states.items() if len(key) > QUERY_KEY_LENGTH and not state.total
-        }
+        # The queries whose state has changed, and those of them whose buckets have changed.
         self._changed: set[CounterKey] = set()
+        self._recounted: set[CounterKey] = set()
         self._removed: set[CounterKey] = set()
-        self._saved_totals = {key: counter_state.total for key, counter_state in self._states.items()}
+        self._revisions: dict[CounterKey, int] = {}
         self.revision = 0
 
     def record(
         self,
         key: CounterKey,
         unit: Unit,
-        buckets: Iterable[tuple[int, float]],
+        numbers: Sequence[int],
+        columns: Iterable[Column],
+        *,
         requested_from: int,
         requested_at: float | None,
-        *,
         is_complete: bool = True,
         unknown: Iterable[int] = (),
         new_from: int | None = None,
         zone: str = "",
-        is_exported: bool = True,
     ) -> None:
-        """Record the `buckets` of a response, as pairs of bucket number and value.
+        """Record the `columns` of a response to the query with this `key`.
 
-        Bucket numbers rise with time. The response was requested at `requested_at` (seconds since the epoch), for the
-        buckets from `requested_from` on. If it `is_complete`, `requested_at` becomes the time of the last request.
-        `requested_at` is None if the counter state of the query keeps that time.
+        The columns have a value for each of the buckets with these `numbers`, which rise with time. The response was
+        requested at `requested_at` (seconds since the epoch), for the buckets from `requested_from` on. If it
+        `is_complete`, `requested_at` becomes the time of the last request, unless it is None, and buckets that a usual
+        response does not have are forgotten.
 
-        The first response of a key counts 0, and so does the first one after a change of the unit or of `zone`, the
+        The first response of a series counts 0, and so does the first one after a change of the unit or of `zone`, the
         time zone in which hours without an offset were read. In later responses the rise of a bucket above its highest
-        value is added, and a fall is not subtracted. The first value of a bucket that was `unknown` in the first
-        response counts 0. Buckets older than the oldest stored one do not count.
+        value is added, and a fall is not subtracted. The first value of a bucket that was a hole or `unknown` in the
+        first response counts 0. Forgotten buckets do not count.
 
-        If `new_from` is given, a new key counts its first response too, in the buckets from that number on. If a new
-        series `is_exported`, its total stays 0 until `expose` and then `release`, since `increase()` would not see a
-        rise before the first scrape.
+        If `new_from` is given, a new series counts its first response too, in the buckets from that number on. If a new
+        series of a query with several is exported, its total stays 0 until `expose` and then `release`, since
+        `increase()` would not see a rise before the first scrape.
         """
-        values, holes = dict(buckets), list(unknown)
         with self._lock:
             state = self._states.get(key)
-            if not is_exported:
-                self._unexposed.discard(key)
-            elif state is None and len(key) > QUERY_KEY_LENGTH:
-                self._unexposed.add(key)
-            if state is None and new_from is not None:
-                state = self._add_state(key, CounterState(unit, 0.0, new_from, requested_at or 0.0))
-            has_other_zone = state is not None and zone and state.zone and zone != state.zone
-            if state is None or state.unit is not unit or has_other_zone:
-                total = state.total if state is not None else 0.0
-                initial: dict[int, float | None] = dict.fromkeys(holes)
-                initial |= {bucket: max(value, 0.0) for bucket, value in values.items()}  # rises start at 0
-                self._add_state(
-                    key,
-                    CounterState(
-                        unit, total, min(initial, default=requested_from), requested_at or 0.0, initial, zone=zone
-                    ),
-                )
-                return
-            if requested_at is not None and is_complete:
-                state.requested_at = requested_at
+            if state is None or state.unit is not unit or (zone and state.zone and zone != state.zone):
+                former = state.counters if state is not None else {}
+                state = self._states[key] = CounterState(unit, requested_at or 0.0, zone)
                 self._changed.add(key)
-            if zone and not state.zone:
-                state.zone = zone
-                self._changed.add(key)
-            total = state.total
-            if self._add_increases(state, values):
-                self._changed.add(key)
-            if key in self._unexposed:
-                state.total, state.withheld = total, state.withheld + state.total - total
-
-    def _add_state(self, key: CounterKey, state: CounterState) -> CounterState:
-        self._states[key] = state
-        self._changed.add(key)
-        self._index(key)
-        return state
-
-    def _index(self, key: CounterKey) -> None:
-        if len(key) > QUERY_KEY_LENGTH:
-            self._series_keys.setdefault(key[:QUERY_KEY_LENGTH], set()).add(key)
+            else:
+                former = {}
+                if requested_at is not None and is_complete:
+                    state.requested_at = requested_at
+                    self._changed.add(key)
+                if zone and not state.zone:
+                    state.zone = zone
+                    self._changed.add(key)
+            unknown = [*unknown]
+            if is_complete and numbers:
+                state.remove_before(min(requested_from, numbers[0]))
+            state.add_buckets([*unknown, *numbers])
+            indexes = {number: index for index, number in enumerate(state.numbers)}
+            buckets = [(at, indexes[number], number) for at, number in enumerate(numbers) if number in indexes]
+            for series_key, values, is_exported in columns:
+                counter = state.counters.get(series_key)
+                if counter is None:
+                    floor = requested_from if new_from is None else new_from
+                    counter = Counter(floor, array("d", bytes(8 * len(state.numbers))), floor)
+                    counter.is_unexposed = bool(series_key)
+                    if series_key in former:
+                        counter.total, counter.saved_total = former[series_key].total, former[series_key].saved_total
+                    if new_from is None:
+                        _start(counter, state.numbers, dict(zip(numbers, values, strict=True)), unknown)
+                    state.counters[series_key] = counter
+                    self._recounted.add(key)
+                counter.is_unexposed &= is_exported
+                if counter.recorded is not values and _count(counter, buckets, values):
+                    self._recounted.add(key)
+            self._changed |= self._recounted
 
     def record_names(self, names: Mapping[NameKey, str]) -> None:
         """Store the current names of ids. The next `save` writes those that have changed."""
@@ -129,85 +121,54 @@ class Counters:
             self.names = {**self.names, **changed}
             self._changed_names |= changed
 
-    def release(self, query_key: CounterKey) -> None:
+    def release(self, key: CounterKey) -> None:
         """Add what the new series of a query have counted to their totals, if these have been on a page as 0."""
         with self._lock:
-            for key in self._series_keys.get(query_key, ()):
-                state = self._states[key]
-                if state.withheld and key not in self._unexposed:
-                    state.total, state.withheld = state.total + state.withheld, 0.0
+            state = self._states.get(key)
+            for counter in state.counters.values() if state is not None else ():
+                if counter.withheld and not counter.is_unexposed:
+                    counter.total, counter.withheld = counter.total + counter.withheld, 0.0
                     self._changed.add(key)
+                    self._recounted.add(key)
 
-    def remove_unreachable(self, query_key: CounterKey, kept: Container[CounterKey], oldest: int) -> None:
+    def remove_unreachable(self, key: CounterKey, kept: Container[SeriesKey], oldest: int) -> None:
         """Remove the counters of series that are not in `kept` and have no bucket from number `oldest` on."""
         with self._lock:
-            keys = self._series_keys.get(query_key, ())
-            self._remove(
-                [
-                    key
-                    for key in keys
-                    if key not in kept and max(self._states[key].highest, default=self._states[key].floor) < oldest
-                ]
-            )
-
-    @staticmethod
-    def _add_increases(state: CounterState, values: Mapping[int, float]) -> bool:
-        """Add the increases in these buckets to a counter state, and return whether the state changed."""
-        has_changed = False
-        for bucket, value in values.items():
-            before = state.highest.get(bucket, 0.0)
-            if before is None:
-                state.highest[bucket] = max(value, 0.0)
-                has_changed = True
-                continue
-            rise = value - before
-            if bucket >= state.floor and rise > 0:
-                state.total += rise
-                state.highest[bucket] = value
-                has_changed = True
-        for bucket in sorted(state.highest)[:-MAX_BUCKETS]:
-            del state.highest[bucket]
-        if len(state.highest) == MAX_BUCKETS:
-            state.floor = min(state.highest)
-        return has_changed
+            counters = self._states[key].counters if key in self._states else {}
+            for series_key in [each for each in counters if each not in kept and counters[each].newest < oldest]:
+                del counters[series_key]
+                self._changed.add(key)
+                self._recounted.add(key)
 
     def remove_expired(self, kept: Collection[CounterKey]) -> None:
         """Remove counters that are not in `kept` and were not updated in the 100 days before the newest response.
 
-        `kept` contains the keys of queries. A counter that is added again later starts at 0. If `kept` is empty,
-        nothing is removed.
+        A counter that is added again later starts at 0. If `kept` is empty, nothing is removed.
         """
         with self._lock:
-            states = self._states
-            oldest = max((state.requested_at for state in states.values()), default=0.0) - _RETENTION_SECONDS
-            others = [key for key in states if kept and key[:QUERY_KEY_LENGTH] not in kept]
-            self._remove(
-                [key for key in others if states.get(key[:QUERY_KEY_LENGTH], states[key]).requested_at < oldest]
-            )
+            times = {key: state.requested_at for key, state in self._states.items()}
+            oldest = max(times.values(), default=0.0) - _RETENTION_SECONDS
+            self._remove([key for key, time in times.items() if kept and key not in kept and time < oldest])
 
     def remove_replaced(self, kept: Collection[CounterKey]) -> None:
         """Remove counters that have the labels of a key in `kept`, but another url or other ids.
 
-        `kept` contains the keys of queries. Otherwise the total under these labels would jump if the config returned to
-        the former url or ids.
+        Otherwise the total under these labels would jump if the config returned to the former url or ids.
         """
         with self._lock:
             labels = {_key_labels(key) for key in kept}
-            self._remove(
-                [key for key in self._states if key[:QUERY_KEY_LENGTH] not in kept and _key_labels(key) in labels]
-            )
+            self._remove([key for key in self._states if key not in kept and _key_labels(key) in labels])
 
     def _remove(self, keys: Iterable[CounterKey]) -> None:
         for key in keys:
             del self._states[key]
-            self._saved_totals.pop(key, None)
-            self._unexposed.discard(key)
-            self._series_keys.get(key[:QUERY_KEY_LENGTH], set()).discard(key)
+            self._revisions.pop(key, None)
             self._changed.discard(key)
+            self._recounted.discard(key)
             self._removed.add(key)
 
     def last_requested(self, key: CounterKey) -> float | None:
-        """Return when the last complete response of a key was requested, in seconds since the epoch.
+        """Return when the last complete response to a query was requested, in seconds since the epoch.
 
         Until there is one, return the time of the first response, or None if that was short or there is none.
         """
@@ -215,15 +176,28 @@ class Counters:
             state = self._states.get(key)
             return state.requested_at or None if state is not None else None
 
-    def total(self, key: CounterKey) -> float:
-        """Return the exported total of a counter: its value at the last `save`, or 0 before its first response."""
-        return self._saved_totals.get(key, 0.0)
+    def saved_revision(self, key: CounterKey) -> int:
+        """Return a number that changes whenever an exported total of the query may have changed."""
+        return self._revisions.get(key, -1)
 
-    def expose(self, key: CounterKey) -> float:
-        """Return the exported total of a counter for the metrics page, and register that the page has it."""
+    def total(self, key: CounterKey, series_key: SeriesKey = ()) -> float:
+        """Return the exported total of a counter: its value at the last `save`, or 0 before its first response."""
         with self._lock:
-            self._unexposed.discard(key)
-            return self._saved_totals.get(key, 0.0)
+            state = self._states.get(key)
+            counter = state.counters.get(series_key) if state is not None else None
+            return counter.saved_total if counter is not None else 0.0
+
+    def expose(self, key: CounterKey, series_keys: Iterable[SeriesKey]) -> list[float]:
+        """Return the exported totals of a query for the metrics page, and register that the page has them."""
+        totals = []
+        with self._lock:
+            counters = self._states[key].counters if key in self._states else {}
+            for series_key in series_keys:
+                counter = counters.get(series_key)
+                if counter is not None:
+                    counter.is_unexposed = False
+                totals.append(counter.saved_total if counter is not None else 0.0)
+        return totals
 
     @property
     def has_unsaved(self) -> bool:
@@ -233,7 +207,7 @@ class Counters:
 
     @property
     def has_many_unsaved(self) -> bool:
-        """Whether so many counters changed that the next scrape would wait for the write."""
+        """Whether the counters of so many queries changed that the next scrape would wait for the write."""
         return len(self._changed) >= MAX_UNSAVED
 
     def save(self) -> None:
@@ -244,27 +218,68 @@ class Counters:
         # Before the counters are copied, so that a restart shows no response that its counters lack.
         changes = self._saved_state.collect() if self._saved_state is not None else {}
         with self._lock:
-            changed = {key: self._states[key].copy() for key in self._changed}
+            changed = {key: self._states[key] for key in self._changed}
+            rows = {key: state.to_row() for key, state in changed.items()}
+            recounted = {key: self._states[key] for key in self._recounted}
+            packed = {key: state.pack_counters() for key, state in recounted.items()}
+            totals = [(counter, counter.total) for state in recounted.values() for counter in state.counters.values()]
             self._changed.clear()
+            self._recounted.clear()
             removed, self._removed = self._removed, set()
             names, self._changed_names = self._changed_names, {}
         if not changed and not removed and not names and not changes:
             return
         try:
             if self._state_file is not None:
-                self._state_file.write({key: state.to_row() for key, state in changed.items()}, removed, names, changes)
+                self._state_file.write(rows, packed, removed, names, changes)
         except BaseException:
             with self._lock:
                 self._changed |= changed.keys() & self._states.keys()
+                self._recounted |= recounted.keys() & self._states.keys()
                 self._removed |= removed
                 self._changed_names = names | self._changed_names
             raise
         if self._saved_state is not None:
             self._saved_state.confirm()
         with self._lock:
-            keys = changed.keys() & self._states.keys()
-            self._saved_totals.update({key: changed[key].total for key in keys})
             self.revision += 1
+            self._revisions |= dict.fromkeys(recounted.keys() & self._states.keys(), self.revision)
+            for counter, total in totals:
+                counter.saved_total = total
+
+
+def _start(counter: Counter, numbers: Iterable[int], values: Mapping[int, float], unknown: Iterable[int]) -> None:
+    """Set the highest values of a new counter to those of its first response, so that these count 0."""
+    known = {number: max(value, 0.0) for number, value in values.items() if value != ABSENT}  # rises start at 0
+    initial = dict.fromkeys(unknown, HOLE) | known
+    counter.floor = min(initial, default=counter.floor)
+    counter.highest = array("d", [initial.get(number, 0.0) for number in numbers])
+
+
+def _count(counter: Counter, buckets: Iterable[tuple[int, int, int]], values: "array[float]") -> bool:
+    """Add the increases in `values` to a counter, and return whether it has changed.
+
+    `buckets` have the index of each value, the index in the counter and the number of its bucket.
+    """
+    counter.recorded, total, highest = values, counter.total, counter.highest[:]
+    for value_index, index, number in buckets:
+        value, before = values[value_index], highest[index]
+        if value == ABSENT:
+            continue
+        counter.newest = max(counter.newest, number)
+        if value > before and number >= counter.floor:
+            total += value - before
+            highest[index] = value
+        elif math.isnan(before) and not math.isnan(value):
+            highest[index] = max(value, 0.0)
+    if highest.tobytes() == counter.highest.tobytes():
+        return False
+    if counter.is_unexposed:
+        counter.withheld += total - counter.total
+    else:
+        counter.total = total
+    counter.highest = values if highest == values else highest
+    return True
 
 
 def _key_labels(key: CounterKey) -> CounterKey:

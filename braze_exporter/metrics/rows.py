@@ -10,10 +10,12 @@ from braze_exporter.braze.buckets import bucket_end, bucket_number, newest_settl
 from braze_exporter.braze.kinds import MetricGroup, SeriesKind, Unit
 from braze_exporter.braze.series import Series, bucket_starts
 from braze_exporter.metrics.baseline import Baseline
+from braze_exporter.metrics.counters import Counters
 from braze_exporter.metrics.exposition import format_labels, format_sample
 from braze_exporter.metrics.families import GAUGE_HELP, QUERY_FAMILIES, Family, build_gauge
 from braze_exporter.metrics.saved_state import RestoredSeries
 from braze_exporter.scheduler.query_state import QueryState, Response
+from braze_exporter.state.counter_state import SeriesKey
 
 
 @functools.cache
@@ -102,6 +104,9 @@ class QueryRow:
         self._shown: tuple[tuple[Series, ...], int | None, bool] | None = None
         self.is_stale: bool = previous is not None and previous.is_stale
         self._labels = format_labels(query.query_labels)
+        self._counter_key = query.counter_key
+        self._counter_lines: dict[MetricGroup, bytes] = {}
+        self._counter_revision = -1  # of the totals in these lines
         for metric_group in query.metric_groups:
             if not metric_group.series_labels:
                 self._find_or_add(Series(metric_group))
@@ -179,6 +184,7 @@ class QueryRow:
             self._shown = shown
             self._set_series(series_list)
             self._gauge_lines = tuple(self._render_gauges())
+            self._counter_lines.clear()
         values = (
             (0.0 if query_state.error else 1.0) if query_state.has_result else None,
             response.received_at if response is not None else 0.0,
@@ -235,6 +241,26 @@ class QueryRow:
                     family, [(row.labels, of_row[at]) for row, of_row in zip(rows, values, strict=True)]
                 )
 
+    def series_key(self, series: Series) -> SeriesKey:
+        """Return the key of the counter of a series."""
+        return series.identity if len(self.query.metric_groups) > 1 else ()
+
+    def render_counter(self, family: Family, metric_group: MetricGroup, counters: Counters) -> bytes:
+        """Return the lines of a counter family with the totals of the last save, rendered only if they have changed."""
+        revision = counters.saved_revision(self._counter_key)
+        if revision != self._counter_revision:
+            self._counter_lines, self._counter_revision = {}, revision
+        if metric_group not in self._counter_lines:
+            rows = [
+                row
+                for row in self.series.values()
+                if row.series.metric_group is metric_group and row.series.has_counter
+            ]
+            totals = counters.expose(self._counter_key, [self.series_key(row.series) for row in rows])
+            lines = _format_lines(family, zip([row.labels for row in rows], totals, strict=True))
+            self._counter_lines[metric_group] = lines
+        return self._counter_lines[metric_group]
+
     def _gauge_values(
         self, series_row: SeriesRow, settled_index: int | None
     ) -> tuple[float | None, float | None, float | None]:
@@ -285,6 +311,7 @@ class QueryRow:
             start = series_row.newest_start
             if series_row.series.key and start is not None and bucket_number(start, query.unit, query.zone) < oldest:
                 del self.series[identity]
+                self._counter_lines.clear()
 
     def _find_or_add(self, series: Series) -> SeriesRow:
         """Return the row of the series, with its newest bucket."""

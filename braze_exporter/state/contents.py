@@ -1,21 +1,35 @@
-"""Reads the counters, names and budgets of the state file."""
+"""Reads the counters, names and budgets of the state file, and writes the counters."""
 
 import contextlib
 import json
 import sqlite3
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from braze_exporter.braze.kinds import Unit
 from braze_exporter.state.counter_state import CounterKey, CounterState, NameKey
 from braze_exporter.state.errors import DamagedError, StateFileError
-from braze_exporter.state.tables import SALT_PROPERTY, BudgetRecords, BudgetRow, HoldRow, columns
+from braze_exporter.state.tables import SALT_PROPERTY, BudgetRecords, BudgetRow, HoldRow, columns, insert
 
 
 def read_counters(connection: sqlite3.Connection) -> dict[CounterKey, CounterState]:
     """Return all counter states. Raises `StateFileError` if one cannot be read."""
     with _reading():
         rows = connection.execute(f"SELECT {columns('counters')} FROM counters")  # noqa: S608 - contains no input
-        return {tuple(json.loads(key)): CounterState.from_row(row) for key, *row in rows}
+        states = {
+            tuple(json.loads(key)): CounterState(Unit(unit), float(requested_at), str(zone))
+            for key, unit, requested_at, zone in rows
+        }
+        for key, packed in connection.execute(f"SELECT {columns('counter_buckets')} FROM counter_buckets"):  # noqa: S608
+            states[tuple(json.loads(key))].unpack_counters(zlib.decompress(packed))
+        return states
+
+
+def write_counters(connection: sqlite3.Connection, packed_counters: Mapping[CounterKey, bytes]) -> None:
+    """Write counters that `CounterState.pack_counters` has packed."""
+    rows = [(json.dumps(key), zlib.compress(packed, 1)) for key, packed in packed_counters.items()]
+    insert(connection, "counter_buckets", rows)
 
 
 def read_names(connection: sqlite3.Connection) -> dict[NameKey, str]:
@@ -35,7 +49,7 @@ def _reading() -> Iterator[None]:
     """Raise `StateFileError` instead of an error of the database or of its content."""
     try:
         yield
-    except (sqlite3.Error, ValueError, TypeError, LookupError) as error:
+    except (sqlite3.Error, ValueError, TypeError, LookupError, zlib.error) as error:
         has_damage = not isinstance(error, sqlite3.DatabaseError) or is_damage(error)
         raise (DamagedError if has_damage else StateFileError)(f"cannot be read: {error}") from error
 

@@ -1,58 +1,115 @@
-"""The state of a counter, and the keys of counters and names."""
+"""The state of the counters of a query, and the keys of counters and names."""
 
+import bisect
 import json
-from dataclasses import dataclass, field, replace
+import struct
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
-from braze_exporter.braze.kinds import Unit
+from braze_exporter.braze.kinds import MAX_LENGTH, Unit
 
-# Workspace, url, kind, subject, alias and id of the app, alias and id of the segment, then the key of the series if a
-# query has several. Aliases are the names in the config. The subject is Braze's id, or else its name. Ids of hex digits
-# and dashes are in lower case. What is not applicable is empty.
+# Workspace, url, kind, subject, alias and id of the app, alias and id of the segment. Aliases are the names in the
+# config. The subject is Braze's id, or else its name. Ids of hex digits and dashes are in lower case. What is not
+# applicable is empty.
 CounterKey = tuple[str, ...]
+# The key of a series among those of its query (see `Series.identity`), empty if the query has only one series.
+SeriesKey = tuple[str, ...]
 # Workspace, url, kind and id.
 NameKey = tuple[str, str, str, str]
-# The columns of a counter state in the order of its fields. `highest` is JSON.
-Row = tuple[str, float, float, int, float, str, str]
+# The unit, the time of the last request and the zone of a counter state.
+Row = tuple[str, float, str]
+
+# Total, withheld amount, floor and newest bucket of a counter, before its highest values.
+_COUNTER = struct.Struct("=ddqq")
+
+
+@dataclass(slots=True)
+class Counter:
+    """The counter of one series.
+
+    `total` is its value. Buckets before number `floor` are not counted. `highest` has the highest value of each bucket
+    in `CounterState.numbers`: 0 for a bucket that no response had, and NaN for one without a number yet, whose first
+    number is not counted. It may be shared, so it is never modified. `newest` is the number of the newest bucket that a
+    response had. `withheld` is an amount that was counted but is not exported yet.
+
+    The state file does not have the other fields. `saved_total` is the total at the last successful write. If
+    `is_unexposed`, the total was on no page yet. `recorded` has the values that were recorded last.
+    """
+
+    floor: int
+    highest: "array[float]"
+    newest: int
+    total: float = 0.0
+    withheld: float = 0.0
+    saved_total: float = 0.0
+    is_unexposed: bool = False
+    recorded: "array[float] | None" = None
 
 
 @dataclass(slots=True)
 class CounterState:
-    """The state of one counter, fed by series of one `unit`.
+    """The counters of one query, fed by responses of one `unit`.
 
-    `total` is the value of the counter. Buckets before `floor` are not counted. `highest` holds the highest value of
-    each bucket. It is None for a bucket without a number yet, whose first number is not counted. `requested_at` is the
-    time of the request for the newest response with values, in seconds since the epoch. If no response had values, it
-    is that of the first response. `withheld` is an amount that was counted but is not exported yet. `zone` is the name
-    of the time zone for hours that Braze sent without a zone, empty if it is not known.
+    `requested_at` is the time of the request for the newest complete response, in seconds since the epoch. Until there
+    is one, it is that of the first response, or 0 if that was short. `zone` is the name of the time zone for hours that
+    Braze sent without a zone, empty if it is not known. `numbers` are the numbers of the buckets whose values are
+    known, in ascending order. All counters share them.
     """
 
     unit: Unit
-    total: float
-    floor: int
     requested_at: float
-    highest: dict[int, float | None] = field(default_factory=dict)
-    withheld: float = 0.0
     zone: str = ""
+    numbers: tuple[int, ...] = ()
+    counters: dict[SeriesKey, Counter] = field(default_factory=dict)
 
-    def copy(self) -> "CounterState":
-        """Return an independent copy."""
-        return replace(self, highest=dict(self.highest))
+    def remove_before(self, number: int) -> None:
+        """Forget the buckets before `number`. They are never counted again."""
+        index = bisect.bisect_left(self.numbers, number)
+        if index:
+            self._keep(self.numbers[index:], number)
+
+    def add_buckets(self, numbers: Iterable[int]) -> None:
+        """Add buckets that no response had yet. Only the newest `MAX_LENGTH` buckets are kept."""
+        kept = tuple(sorted({*self.numbers, *numbers}))[-MAX_LENGTH:]
+        if kept != self.numbers:
+            self._keep(kept, kept[0] if len(kept) == MAX_LENGTH else None)
+
+    def _keep(self, numbers: tuple[int, ...], floor: int | None) -> None:
+        indexes = {number: index for index, number in enumerate(self.numbers)}
+        kept = [indexes.get(number) for number in numbers]
+        for counter in self.counters.values():
+            highest = counter.highest
+            counter.highest = array("d", [0.0 if index is None else highest[index] for index in kept])
+            counter.floor = counter.floor if floor is None else max(counter.floor, floor)
+        self.numbers = numbers
 
     def to_row(self) -> Row:
-        """Return the state as an immutable row of the state file."""
-        highest = json.dumps(list(self.highest.items()))
-        return (self.unit.value, self.total, self.withheld, self.floor, self.requested_at, self.zone, highest)
+        """Return what the state file keeps besides the counters."""
+        return (self.unit.value, self.requested_at, self.zone)
 
-    @classmethod
-    def from_row(cls, row: Row) -> "CounterState":
-        """Return the state that a row holds. Raises `ValueError` or `TypeError` if the row is invalid."""
-        unit, total, withheld, floor, requested_at, zone, highest = row
-        return cls(
-            Unit(unit),
-            float(total),
-            int(floor),
-            float(requested_at),
-            {int(bucket): None if value is None else float(value) for bucket, value in json.loads(highest)},
-            float(withheld),
-            str(zone),
-        )
+    def pack_counters(self) -> bytes:
+        """Return the counters in a form for `unpack_counters`."""
+        keys = json.dumps([*self.counters], separators=(",", ":")).encode()
+        parts = [struct.pack(f"=II{len(self.numbers)}q", len(keys), len(self.numbers), *self.numbers), keys]
+        for counter in self.counters.values():
+            header = _COUNTER.pack(counter.total, counter.withheld, counter.floor, counter.newest)
+            parts += (header, counter.highest.tobytes())
+        return b"".join(parts)
+
+    def unpack_counters(self, packed: bytes) -> None:
+        """Replace the counters by those in `packed`. Raises `ValueError` or `TypeError` if it is invalid."""
+        try:
+            size, length = struct.unpack_from("=II", packed)
+            self.numbers = struct.unpack_from(f"={length}q", packed, 8)
+            position = 8 + 8 * length + size
+            for key in json.loads(packed[position - size : position]):
+                total, withheld, floor, newest = _COUNTER.unpack_from(packed, position)
+                highest = array("d", packed[position + _COUNTER.size : position + _COUNTER.size + 8 * length])
+                position += _COUNTER.size + 8 * length
+                is_unexposed = bool(key) and not total
+                self.counters[tuple(key)] = Counter(floor, highest, newest, total, withheld, total, is_unexposed)
+        except struct.error as error:
+            raise ValueError(str(error)) from error
+        if position != len(packed):
+            raise ValueError("wrong number of values")

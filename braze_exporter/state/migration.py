@@ -2,11 +2,15 @@
 
 import json
 import sqlite3
+from array import array
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.names import normalize_id
-from braze_exporter.state.counter_state import CounterKey, CounterState
+from braze_exporter.braze.series import HOLE
+from braze_exporter.state.contents import write_counters
+from braze_exporter.state.counter_state import Counter, CounterKey, CounterState, SeriesKey
 from braze_exporter.state.errors import DamagedError
 from braze_exporter.state.tables import insert
 
@@ -36,29 +40,47 @@ def migrate_counters(connection: sqlite3.Connection, aliases: Aliases) -> None:
     If ids differ only in case, the counter with the newest request is kept. Raises `DamagedError` if a counter is
     invalid.
     """
-    select = "SELECT subject, unit, total, 0.0, floor, asked_at, '', seen FROM accounts ORDER BY asked_at"
+    select = "SELECT subject, unit, total, floor, asked_at, seen FROM accounts ORDER BY asked_at"
     lower_case_aliases = Aliases(
         *(
             {(workspace, url, normalize_id(of_id)): name for (workspace, url, of_id), name in names.items()}
             for names in aliases
         )
     )
+    states: dict[CounterKey, CounterState] = {}
     try:
-        rows = {
-            _migrate_key(json.loads(key), lower_case_aliases): CounterState.from_row(row).to_row()
-            for key, *row in connection.execute(select)
-        }
+        for key, *row in connection.execute(select):
+            query_key, series_key = _migrate_key(json.loads(key), lower_case_aliases)
+            state = states.setdefault(query_key, CounterState(Unit.DAY, 0.0))
+            _add_counter(state, series_key, row, has_several=query_key[2] in _KINDS_WITH_IDS)
     except (ValueError, TypeError, LookupError) as error:
         raise DamagedError(f"cannot be read: {error}") from error
-    insert(connection, "counters", [(json.dumps(key), *row) for key, row in rows.items()])
+    insert(connection, "counters", [(json.dumps(key), *state.to_row()) for key, state in states.items()])
+    write_counters(connection, {key: state.pack_counters() for key, state in states.items()})
     connection.execute("DROP TABLE accounts")
 
 
-def _migrate_key(key: Sequence[str], aliases: Aliases) -> CounterKey:
-    """Return the key of schema 2 for a key of schema 1. Raises `ValueError` or `TypeError` if the key is invalid."""
+def _add_counter(state: CounterState, series_key: SeriesKey, row: Sequence[Any], *, has_several: bool) -> None:
+    """Add a counter of schema 1. Raises `ValueError` or `TypeError` if its `row` is invalid.
+
+    A query that `has_several` series has a row without a key of a series, for the time of the last request.
+    """
+    unit, total, floor, requested_at, highest = row
+    state.unit = Unit(unit)
+    values = {int(number): HOLE if value is None else float(value) for number, value in json.loads(highest)}
+    if not series_key:
+        state.requested_at = float(requested_at)
+    if series_key or not has_several:
+        state.add_buckets(values)
+        column = array("d", [values.get(number, 0.0) for number in state.numbers])
+        state.counters[series_key] = Counter(int(floor), column, max(values, default=int(floor)), float(total))
+
+
+def _migrate_key(key: Sequence[str], aliases: Aliases) -> tuple[CounterKey, SeriesKey]:
+    """Return the keys of schema 2 for a key of schema 1. Raises `ValueError` or `TypeError` if the key is invalid."""
     workspace, url, kind, subject, app, segment, *series = key
     app_id, segment_id = normalize_id(app), normalize_id(segment)
-    return (
+    query_key = (
         workspace,
         url,
         kind,
@@ -67,8 +89,8 @@ def _migrate_key(key: Sequence[str], aliases: Aliases) -> CounterKey:
         app_id,
         aliases.segments.get((workspace, url, segment_id), ""),
         segment_id,
-        *_migrate_series(series),
     )
+    return query_key, tuple(_migrate_series(series))
 
 
 def _migrate_series(series: Sequence[str]) -> Sequence[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from braze_exporter.config.document import shorten
-from braze_exporter.state.contents import is_damage, read_budgets, read_counters, read_names
+from braze_exporter.state.contents import is_damage, read_budgets, read_counters, read_names, write_counters
 from braze_exporter.state.counter_state import CounterKey, CounterState, NameKey, Row
 from braze_exporter.state.database import (
     ROLLBACK_JOURNAL,
@@ -78,19 +78,23 @@ class StateFile:
     def write(
         self,
         rows: Mapping[CounterKey, Row],
+        packed_counters: Mapping[CounterKey, bytes] | None = None,
         removed: Iterable[CounterKey] = (),
         names: Mapping[NameKey, str] | None = None,
         changes: TableChanges | None = None,
     ) -> None:
-        """Write counter states, `names` and `changes`, and delete the counter states in `removed`.
+        """Write counter states, their `packed_counters`, `names` and `changes`; delete the states in `removed`.
 
         All is written in one durable transaction. Names that are not in `names` are kept.
 
         Raises `StateFileError` if that fails.
         """
         with self._transaction() as connection:
-            connection.executemany("DELETE FROM counters WHERE key = ?", ((json.dumps(key),) for key in removed))
+            for table in ("counters", "counter_buckets"):
+                statement = f"DELETE FROM {table} WHERE key = ?"  # noqa: S608 - contains no input
+                connection.executemany(statement, [(json.dumps(key),) for key in removed])
             insert(connection, "counters", [(json.dumps(key), *row) for key, row in rows.items()])
+            write_counters(connection, packed_counters or {})
             insert(connection, "names", [(*key, name) for key, name in (names or {}).items()])
             apply_changes(connection, changes or {})
 

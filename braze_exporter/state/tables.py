@@ -20,16 +20,21 @@ SALT_PROPERTY = "key_salt"
 TABLES = (
     """
     CREATE TABLE counters (
-        -- The counter states.
+        -- The counters of each query; see CounterState.
         key TEXT PRIMARY KEY,        -- JSON list, see CounterKey
         unit TEXT NOT NULL,          -- 'hour' or 'day'
-        total REAL NOT NULL,         -- see CounterState, also for the following columns
-        withheld REAL NOT NULL,
-        floor INTEGER NOT NULL,      -- number of a bucket
         requested_at REAL NOT NULL,
-        zone TEXT NOT NULL,
-        highest TEXT NOT NULL        -- JSON list of pairs: number of a bucket, value or null
+        zone TEXT NOT NULL
     ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE counter_buckets (
+        -- The totals and the highest values of the counters, which change less often.
+        key TEXT PRIMARY KEY,        -- see counters
+        packed BLOB NOT NULL         -- compressed: number of bytes of the keys, number of buckets, their numbers, keys
+                                     -- of the series as JSON list; for each of them total, withheld amount, floor,
+                                     -- newest bucket, and the highest value of each bucket
+    )
     """,
     """
     CREATE TABLE names (

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -30,12 +31,13 @@ from support import (
     workspace_yaml,
 )
 
-from braze_exporter.braze.kinds import Unit
+from braze_exporter.braze.kinds import MAX_LENGTH, Unit
 from braze_exporter.braze.transport import open_session
 from braze_exporter.config.loading import load_config
 from braze_exporter.exporter.exporter import Exporter
-from braze_exporter.metrics.counters import MAX_BUCKETS, MAX_UNSAVED, Counters
+from braze_exporter.metrics.counters import MAX_UNSAVED, Counters
 from braze_exporter.scheduler.plan import build_plan
+from braze_exporter.state.counter_state import CounterKey
 from braze_exporter.state.errors import StateFileError
 from braze_exporter.state.state_file import open_state_file
 
@@ -45,9 +47,29 @@ PURCHASES = ("production", "https://rest.iad-01.braze.com", "custom_events", "pu
 
 def record(counters: Counters, buckets: dict[int, float], *, unit: Unit = Unit.HOUR, requested_from: int = 0) -> float:
     """Record one response, save the counters, and return the total that is shown."""
-    counters.record(PURCHASES, unit, buckets.items(), requested_from, requested_at=float(max(buckets, default=0)))
+    record_series(
+        counters, PURCHASES, buckets, unit, requested_from=requested_from, requested_at=float(max(buckets, default=0))
+    )
     counters.save()
     return counters.total(PURCHASES)
+
+
+def record_series(
+    counters: Counters,
+    key: CounterKey,
+    buckets: Mapping[int, float],
+    unit: Unit = Unit.HOUR,
+    *series_key: str,
+    requested_from: int = 0,
+    requested_at: float | None = None,
+    new_from: int | None = None,
+) -> None:
+    """Record one response with one series."""
+    numbers = tuple(sorted(buckets))
+    column = (series_key, array("d", [buckets[number] for number in numbers]), True)
+    counters.record(
+        key, unit, numbers, [column], requested_from=requested_from, requested_at=requested_at, new_from=new_from
+    )
 
 
 reports = st.lists(st.dictionaries(st.integers(0, 30), st.integers(0, 50).map(float), max_size=12), max_size=12)
@@ -71,48 +93,47 @@ def test_total_never_falls_and_counts_once(responses: list[dict[int, float]]) ->
 
 def test_new_series_counts_from_zero(tmp_path: Path) -> None:
     """A series that appears after the first response counts from `new_from`; a known series counts its rises."""
-    old, new = (*PURCHASES, "email"), (*PURCHASES, "sms")
     path = str(tmp_path / "state.sqlite")
     with contextlib.closing(open_state_file(path)) as store:
         counters = Counters(store)
-        counters.record(old, Unit.DAY, [(7, 5.0)], 5, None)
+        record_series(counters, PURCHASES, {7: 5.0}, Unit.DAY, "email", requested_from=5)
         counters.save()
-        assert counters.total(old) == 0
+        assert counters.total(PURCHASES, ("email",)) == 0
     with contextlib.closing(open_state_file(path)) as store:
         counters = Counters(store)
-        counters.record(old, Unit.DAY, [(7, 6.0)], 5, None, new_from=7)
-        counters.record(new, Unit.DAY, [(6, 2.0), (7, 3.0), (8, 4.0)], 5, None, new_from=7)
+        record_series(counters, PURCHASES, {7: 6.0}, Unit.DAY, "email", requested_from=5, new_from=7)
+        record_series(counters, PURCHASES, {6: 2.0, 7: 3.0, 8: 4.0}, Unit.DAY, "sms", requested_from=5, new_from=7)
         counters.save()
-        assert (counters.expose(old), counters.expose(new)) == (0, 0)  # a page has both before they rise
+        keys = [("email",), ("sms",)]
+        assert counters.expose(PURCHASES, keys) == [0, 0]  # a page has both before they rise
         counters.release(PURCHASES)
         counters.save()
-        assert (counters.total(old), counters.total(new)) == (1, 7)  # buckets before `new_from` do not count
+        assert counters.expose(PURCHASES, keys) == [1, 7]  # buckets before `new_from` do not count
 
 
 @pytest.mark.parametrize("new_from", [None, 7], ids=["in first response", "in later response"])
 def test_new_series_is_exposed_as_zero_after_restart(path: str, new_from: int | None) -> None:
     """After a restart, a series that may have been on no page is 0 on a page before it shows what was counted."""
-    new = (*PURCHASES, "sms")
     with open_counters(path) as counters:
-        counters.record(new, Unit.DAY, [(7, 3.0)], 5, None, new_from=new_from)
+        record_series(counters, PURCHASES, {7: 3.0}, Unit.DAY, "sms", new_from=new_from)
         counters.save()
     totals = []
     with open_counters(path) as counters:
         for value in (4.0, 5.0, 6.0):
             counters.release(PURCHASES)
-            counters.record(new, Unit.DAY, [(7, value)], 5, None)
+            record_series(counters, PURCHASES, {7: value}, Unit.DAY, "sms")
             counters.save()
-            totals.append(counters.expose(new))
+            totals += counters.expose(PURCHASES, [("sms",)])
     assert totals == ([0, 2, 3] if new_from is None else [0, 5, 6])
 
 
 def test_unchanged_counters_are_not_written() -> None:
     """An unchanged response causes no write if `requested_at` is None."""
     counters = Counters()
-    counters.record(PURCHASES, Unit.DAY, [(7, 5.0)], 5, None)
+    record_series(counters, PURCHASES, {7: 5.0}, Unit.DAY)
     counters.save()
     revision = counters.revision
-    counters.record(PURCHASES, Unit.DAY, [(7, 5.0)], 5, None)
+    record_series(counters, PURCHASES, {7: 5.0}, Unit.DAY)
     counters.save()
     assert counters.revision == revision
 
@@ -149,9 +170,38 @@ def test_unreachable_buckets_are_removed() -> None:
     """Only the newest 100 buckets of a series are kept, and older buckets never count."""
     counters = Counters()
     record(counters, {0: 1.0})
-    totals = [record(counters, {bucket: 1.0}) for bucket in range(1, 3 * MAX_BUCKETS)]
-    assert totals[-1] == 3 * MAX_BUCKETS - 1
-    assert record(counters, {1: 1_000.0}) == 3 * MAX_BUCKETS - 1
+    totals = [record(counters, {bucket: 1.0}) for bucket in range(1, 3 * MAX_LENGTH)]
+    assert totals[-1] == 3 * MAX_LENGTH - 1
+    assert record(counters, {1: 1_000.0}) == 3 * MAX_LENGTH - 1
+
+
+def test_buckets_that_no_usual_response_has_are_forgotten(path: str) -> None:
+    """A complete response removes the buckets that neither it nor its request has; they never count again."""
+    with contextlib.closing(open_state_file(path)) as store:
+        counters = Counters(store)
+
+        def record_next(value: float, *numbers: int, is_complete: bool = True) -> tuple[float, int]:
+            column = ((), array("d", [value] * len(numbers)), True)
+            oldest = numbers[-1] - 23
+            counters.record(
+                PURCHASES,
+                Unit.HOUR,
+                numbers,
+                [column],
+                requested_from=oldest,
+                requested_at=1.0,
+                is_complete=is_complete,
+            )
+            counters.save()
+            return counters.total(PURCHASES), len(store.read()[PURCHASES].numbers)
+
+        usual, repair = range(77, 101), [*range(2, 76), *range(77, 101)]
+        assert record_next(1.0, *repair) == (0, 98)
+        assert record_next(2.0, *usual, is_complete=False) == (24, 98)
+        assert record_next(3.0, *usual) == (48, 24)
+        assert record_next(9.0, *repair) == (48 + 24 * 6, 98)
+        assert record_next(5.0, 300) == (48 + 24 * 6 + 5, 1)
+        assert record_next(50.0, 99, 300) == (48 + 24 * 6 + 50, 2)
 
 
 def test_empty_first_response_counts_from_zero() -> None:
@@ -183,7 +233,7 @@ def test_totals_are_shown_after_save() -> None:
     """A total that is not saved yet is not shown."""
     counters = Counters()
     record(counters, {0: 1.0})
-    counters.record(PURCHASES, Unit.HOUR, [(0, 5.0)], 0, 1.0)
+    record_series(counters, PURCHASES, {0: 5.0}, requested_at=1.0)
     assert counters.total(PURCHASES) == 0.0
     counters.save()
     assert counters.total(PURCHASES) == 4.0
@@ -216,39 +266,43 @@ def test_counter_survives_restart(path: str) -> None:
 def test_unused_counters_are_removed_after_100_days(path: str) -> None:
     """A counter unused for 100 days is removed with its series and restarts at 0; counters in use stay forever."""
     signup, campaign = (*PURCHASES[:3], "signup", *[""] * 4), (*PURCHASES[:2], "campaigns", "welcome", *[""] * 4)
-    email, key_sets = (*campaign, "email"), ({PURCHASES}, {PURCHASES, signup}, set[tuple[str, ...]]())
+    key_sets = ({PURCHASES}, {PURCHASES, signup}, set[tuple[str, ...]]())
 
     def record_unused(counters: Counters, value: float, day: int) -> None:
-        for subject, requested_at in ((signup, DAY * day), (campaign, DAY * day), (email, None)):
-            counters.record(subject, Unit.DAY, [(day, value)], 0, requested_at)
+        record_series(counters, signup, {day: value}, Unit.DAY, requested_at=DAY * day)
+        record_series(counters, campaign, {day: value}, Unit.DAY, "email", requested_at=DAY * day)
 
     def record_purchases(counters: Counters, day: int) -> None:
-        counters.record(PURCHASES, Unit.HOUR, [(24 * day, 1.0)], 0, DAY * day)
+        record_series(counters, PURCHASES, {24 * day: 1.0}, requested_at=DAY * day)
         counters.save()
+
+    def expose(counters: Counters) -> list[float]:
+        return counters.expose(signup, [()]) + counters.expose(campaign, [("email",)])
 
     with open_counters(path) as counters:
         for value in (2.0, 5.0):
             record_unused(counters, value, 7)
             counters.save()
-            counters.expose(email)
+            expose(counters)
         record_purchases(counters, 107)
         for keys_in_use in key_sets:
             counters.remove_expired(keys_in_use)
         record_purchases(counters, 108)
-        assert [counters.expose(subject) for subject in (signup, email)] == [3, 3]
+        assert expose(counters) == [3, 3]
         counters.remove_expired(key_sets[2])
         counters.remove_expired({signup, campaign})
-        assert [counters.expose(subject) for subject in (signup, email)] == [3, 3]
+        assert expose(counters) == [3, 3]
         counters.remove_expired(key_sets[1])
-        assert [counters.expose(subject) for subject in (signup, email)] == [3, 0]
+        assert expose(counters) == [3, 0]
         record_unused(counters, 9.0, 108)  # the series returns before its removal is saved
         counters.remove_expired(key_sets[1])
         counters.save()
-        assert [counters.expose(subject) for subject in (signup, email)] == [12, 0]
+        assert expose(counters) == [12, 0]
         record_unused(counters, 10.0, 108)
         counters.save()
     with open_counters(path) as counters:
-        assert [counters.expose(subject) for subject in (PURCHASES, signup, email)] == [1, 13, 1]
+        assert counters.total(PURCHASES) == 1
+        assert expose(counters) == [13, 1]
         record_purchases(counters, 209)
         counters.remove_expired(key_sets[0])
         counters.save()
@@ -261,8 +315,8 @@ def test_failed_removal_is_retried(path: str) -> None:
     removed = (*PURCHASES[:3], "signup", "", "")
     with contextlib.closing(open_state_file(path)) as store:
         counters = Counters(store)
-        counters.record(removed, Unit.HOUR, [(0, 1.0)], 0, 0.0)
-        counters.record(PURCHASES, Unit.HOUR, [(0, 1.0)], 0, 101.0 * DAY)
+        record_series(counters, removed, {0: 1.0}, requested_at=0.0)
+        record_series(counters, PURCHASES, {0: 1.0}, requested_at=101.0 * DAY)
         counters.save()
         counters.remove_expired({PURCHASES})
         store._connection.execute("PRAGMA query_only = 1")  # noqa: SLF001 - simulates a read-only disk
@@ -311,10 +365,12 @@ def test_second_process_waits_for_lock(path: str) -> None:
     "statement",
     [
         "DROP TABLE counters",
-        "ALTER TABLE counters RENAME COLUMN highest TO known",
+        "ALTER TABLE counter_buckets RENAME COLUMN packed TO known",
         "PRAGMA user_version = 0",
         "PRAGMA user_version = -1",
-        "UPDATE counters SET highest = 'nonsense'",
+        "UPDATE counter_buckets SET packed = 'nonsense'",
+        "UPDATE counter_buckets SET packed = x'789c030000000001'",  # no content
+        "DELETE FROM counters",
     ],
 )
 def test_invalid_state_file_is_moved_aside(path: str, statement: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -418,6 +474,7 @@ def test_total_stays_while_writes_fail(path: str, broken: str, mended: str) -> N
         record(counters, {0: 1.0})
         assert record(counters, {0: 5.0}) == 4.0
         store._connection.execute(f"PRAGMA {broken}")  # noqa: SLF001 - simulates a broken disk
+        counters.record_names({("production", "url", "campaigns", str(number)): "x" * 100 for number in range(100)})
         for buckets in (dict.fromkeys(range(1, 99), 12345.678), {0: 6.0}):
             with pytest.raises(StateFileError):
                 record(counters, buckets)
@@ -434,11 +491,11 @@ def test_killed_write_is_rolled_back(path: str, tmp_path: Path, *, is_synced: bo
     with open_counters(path) as counters:
         for value in (1.0, 3.0):
             for subject in subjects:
-                counters.record(subject, Unit.HOUR, [(0, value)], 0, 0.0)
+                record_series(counters, subject, {0: value}, requested_at=0.0)
             counters.save()
     (tmp_path / "killed").mkdir()
     killed = tmp_path / "killed" / "state.sqlite"
-    copy_during_transaction(Path(path), "UPDATE counters SET total = 7", killed, is_synced=is_synced)
+    copy_during_transaction(Path(path), "UPDATE counter_buckets SET packed = 7", killed, is_synced=is_synced)
     assert killed.with_name("state.sqlite-journal").read_bytes().startswith(bytes(8)) is not is_synced
     with open_counters(str(killed)) as counters:
         assert {counters.total(subject) for subject in subjects} == {2}
@@ -448,16 +505,19 @@ def test_killed_write_is_rolled_back(path: str, tmp_path: Path, *, is_synced: bo
 
 WRITER = """
 import sys
+from array import array
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.metrics.counters import Counters
 from braze_exporter.state.state_file import open_state_file
 ledger = Counters(open_state_file(sys.argv[1]))
 subject = ("production", "url", "custom_events", "purchase", "", "", "", "")
 value = ledger.total(subject)
-ledger.record(subject, Unit.HOUR, [(0, value)], 0, 0.0)
+def record():
+    ledger.record(subject, Unit.HOUR, (0,), [((), array("d", [value]), True)], requested_from=0, requested_at=0.0)
+record()
 while True:
     value += 1
-    ledger.record(subject, Unit.HOUR, [(0, value)], 0, 0.0)
+    record()
     ledger.save()
     print(ledger.total(subject), flush=True)
 """
