@@ -8,7 +8,6 @@ import math
 import re
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from itertools import pairwise
@@ -174,11 +173,11 @@ def _merge_duplicates(series: Series) -> Series:
         if not math.isfinite(known) and value != ABSENT:
             values[start] = value
         values.setdefault(start, ABSENT)
-    return replace(series, starts=tuple(values), values=array("d", values.values()))
+    return series._replace(starts=tuple(values), values=array("d", values.values()))
 
 
 def _limit_length(series: Series) -> Series:
-    return replace(series, starts=series.starts[-MAX_LENGTH:], values=series.values[-MAX_LENGTH:])
+    return series._replace(starts=series.starts[-MAX_LENGTH:], values=series.values[-MAX_LENGTH:])
 
 
 def _parse_days(written: Iterable[ParsedTime], zone: ZoneInfo) -> list[int]:

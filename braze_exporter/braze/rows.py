@@ -7,7 +7,8 @@ neither a number nor null makes the whole response an error. It is never counted
 import functools
 import math
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import NoneType
 from typing import Any, NamedTuple, TypeAlias
@@ -140,8 +141,37 @@ def _parse_number(value: object, field: str, *, can_be_negative: bool) -> float:
     return number
 
 
+class _Channel:
+    """The entries of one channel of a part. `rows` has the index of the row of each, in ascending order."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self._entries: dict[tuple[str, ...], list[tuple[int, Row]]] = {}  # those with the same fields
+
+    def add(self, index: int, entry: Row) -> None:
+        """Add an entry in the row at `index`."""
+        self.rows.append(index)
+        self._entries.setdefault(tuple(entry), []).append((index, entry))
+
+    def columns(self, length: int) -> Mapping[str, Sequence[Any]]:
+        """Return the values of each statistic in `length` rows."""
+        columns: dict[str, Sequence[Any]] = {}
+        for fields, entries in self._entries.items():
+            rows = [index for index, _ in entries]
+            for field, values in zip(fields, zip(*(entry.values() for _, entry in entries), strict=True), strict=True):
+                stat = clean_text(field)
+                if stat not in columns and rows == [*range(length)]:  # as almost always
+                    columns[stat] = values
+                    continue
+                column = [*columns.get(stat, [_MISSING] * length)]
+                for index, value in zip(rows, values, strict=True):
+                    column[index] = value if column[index] is _MISSING else _add_entries(column[index], value, stat)
+                columns[stat] = column
+        return columns
+
+
 class _MessageColumns:
-    """The message statistics of a response, as one column for each statistic of each channel of each part.
+    """The message statistics of a response, by channel and part.
 
     If a row has several entries for the same statistic, their values are summed. Unique users cannot be summed, since a
     user may be in several entries, so such a value is omitted.
@@ -150,32 +180,18 @@ class _MessageColumns:
     def __init__(self, rows: Sequence[Row], messages: Callable[[Row], Iterator[_MessageStats]]) -> None:
         """Read the statistics that `messages` yields for each row."""
         self._length = len(rows)
-        self._columns: dict[tuple[_Part, str], dict[str, list[Any]]] = {}
+        self._channels: defaultdict[tuple[_Part, str], _Channel] = defaultdict(_Channel)
         self._names: dict[_Part, str] = {}
-        # The rows in which a channel of a part has statistics, and those in which Braze sends null instead of them: for
-        # the part and the channel, or for all of them (None).
-        self._rows_with_stats: dict[tuple[_Part, str], set[int]] = {}
+        # The rows in which Braze sends null instead of statistics: for the part and the channel, or for all (None).
         self._rows_with_null: dict[tuple[_Part | None, str | None], set[int]] = {}
         for index, row in enumerate(rows):
-            for part, name, channel, stats in messages(row):
-                if part is None or channel is None or stats is None:
+            for part, name, channel, entry in messages(row):
+                if part is None or channel is None or entry is None:
                     self._rows_with_null.setdefault((part, channel), set()).add(index)
                     continue
                 if name:
                     self._names[part] = name
-                self._rows_with_stats.setdefault((part, channel), set()).add(index)
-                self._read_stats(index, self._columns.setdefault((part, channel), {}), stats)
-
-    def _read_stats(self, index: int, columns: dict[str, list[Any]], stats: Row) -> None:
-        """Read the statistics of one entry in the row at `index`."""
-        for field, value in stats.items():
-            column = columns.get(field)
-            if column is None:
-                # Different fields may have the same text as a label.
-                column = columns.setdefault(clean_text(field), [_MISSING] * self._length)
-                columns[field] = column
-            known = column[index]
-            column[index] = value if known is _MISSING else _add_entries(known, value, field)
+                self._channels[part, channel].add(index, entry)
 
     def series(
         self, stats_group: MetricGroup, revenue_group: MetricGroup, build: Callable[..., Series]
@@ -185,40 +201,38 @@ class _MessageColumns:
         Revenue has a metric group of its own, since it is not a count. Raises `BrazeError` if a statistic is sometimes
         a number and sometimes something else.
         """
-        for owner, columns in self._columns.items():
-            part, channel = owner
-            holes = set(self._rows_with_stats[owner]).union(
-                *(self._rows_with_null.get(key, ()) for key in ((None, None), (part, None), (None, channel), owner))
-            )
-            for stat, column in columns.items():
-                if stat in _NON_STATISTIC_FIELDS or stat != clean_text(stat):
+        id_label = next(label for label in stats_group.series_labels if label.endswith("_id"))
+        for (part, channel), of_channel in self._channels.items():
+            names = ((None, None), (part, None), (None, channel), (part, channel))
+            holes = {*of_channel.rows}.union(*(self._rows_with_null.get(name, ()) for name in names))
+            values_by_label = {
+                "channel": channel,
+                id_label: part.id,
+                id_label.removesuffix("_id"): self._names.get(part, ""),
+            }
+            labels = tuple([(label, values_by_label[label]) for label in revenue_group.series_labels])
+            for stat, column in of_channel.columns(self._length).items():
+                values = _parse_stat(stat, column, holes)
+                if values is None:
                     continue
-                types = {*map(type, column)}
-                if types - {int, float, NoneType, object} and types & {int, float}:
-                    raise invalid_response(f"{stat} is not a number")
-                if not types <= {int, float, NoneType, object} or types == {object}:
-                    continue
-                if object in types:
-                    values = [None if value is _MISSING and at in holes else value for at, value in enumerate(column)]
+                if stat == _REVENUE_STAT:
+                    yield build(revenue_group, labels, (*part, channel), values=values)
                 else:
-                    values = column
-                metric_group = revenue_group if stat == _REVENUE_STAT else stats_group
-                yield build(
-                    metric_group,
-                    self._labels(metric_group, part, channel, stat),
-                    (*part, channel, *(() if metric_group is revenue_group else (stat,))),
-                    values=_parse_column(values, stat, can_be_negative=stat == _REVENUE_STAT),
-                )
+                    yield build(stats_group, (*labels, ("stat", stat)), (*part, channel, stat), values=values)
 
-    def _labels(self, metric_group: MetricGroup, part: _Part, channel: str, stat: str) -> tuple[tuple[str, str], ...]:
-        id_label = next(label for label in metric_group.series_labels if label.endswith("_id"))
-        values = {
-            id_label: part.id,
-            id_label.removesuffix("_id"): self._names.get(part, ""),
-            "channel": channel,
-            "stat": stat,
-        }
-        return tuple([(label, values[label]) for label in metric_group.series_labels])
+
+def _parse_stat(stat: str, column: Sequence[Any], holes: Container[int]) -> "array[float] | None":
+    """Return the values of a column, or None if it is not a statistic. `holes` are the rows that should have it."""
+    types = {*map(type, column)}
+    if stat in _NON_STATISTIC_FIELDS or types == {object}:
+        return None
+    if not types <= {int, float, NoneType, object}:
+        if types & {int, float}:
+            raise invalid_response(f"{stat} is not a number")
+        return None
+    if object in types:
+        column = [None if value is _MISSING and index in holes else value for index, value in enumerate(column)]
+    return _parse_column(column, stat, can_be_negative=stat == _REVENUE_STAT)
 
 
 def _add_entries(known: Any, value: Any, field: str) -> object:  # noqa: ANN401 - values of JSON
@@ -240,13 +254,14 @@ def _campaign_messages(row: Row) -> Iterator[_MessageStats]:
     """
     if row.get("messages") is None:
         yield None, "", None, None
-    for channel, entries in _as_mapping(row.get("messages")).items():
+    for name_of_channel, entries in _as_mapping(row.get("messages")).items():
+        channel = clean_text(name_of_channel)
         if entries is None:
-            yield None, "", clean_text(channel), None
+            yield None, "", channel, None
         for entry in _as_mappings(entries):
             name = clean_text(entry.get("variation_name"))
-            part = _identify_part(entry.get("variation_api_id"), name)
-            yield part, name, clean_text(channel), entry
+            part = _identify_part(clean_text(entry.get("variation_api_id")), name)
+            yield part, name, channel, entry
 
 
 def _canvas_messages(row: Row) -> Iterator[_MessageStats]:
@@ -259,20 +274,21 @@ def _canvas_messages(row: Row) -> Iterator[_MessageStats]:
     for step, stats in _as_mapping(row.get("step_stats")).items():
         step_stats = _as_mapping(stats)
         name = clean_text(step_stats.get("name"))
-        part = _identify_part(step, name)
+        part = _identify_part(clean_text(step), name)
         if step_stats.get("messages") is None:
             yield part, "", None, None
-        for channel, entries in _as_mapping(step_stats.get("messages")).items():
+        for name_of_channel, entries in _as_mapping(step_stats.get("messages")).items():
+            channel = clean_text(name_of_channel)
             if entries is None:
-                yield part, "", clean_text(channel), None
+                yield part, "", channel, None
             for entry in _as_mappings(entries):
-                yield part, name, clean_text(channel), entry
+                yield part, name, channel, entry
 
 
-def _identify_part(part_id: object, name: str) -> _Part:
-    """Return the part with this id, or with this name if the id is missing or empty."""
-    known_id = normalize_id(clean_text(part_id))
-    return _Part(known_id, "" if known_id else name)
+@functools.lru_cache(maxsize=8_192)  # all rows have the same parts
+def _identify_part(part_id: str, name: str) -> _Part:
+    """Return the part with this id, or with this name if the id is empty."""
+    return _Part(normalize_id(part_id), "" if part_id else name)
 
 
 def _as_mapping(value: object) -> Row:

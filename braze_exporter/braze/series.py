@@ -4,7 +4,6 @@ import math
 import operator
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from braze_exporter.braze.kinds import MetricGroup
@@ -20,8 +19,7 @@ class Point(NamedTuple):
     value: float
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
+class Series(NamedTuple):
     """One series of a response, which can have several.
 
     `metric_group` is the metric group of the values. `labels` are added to the labels of the query. `key` identifies
@@ -37,7 +35,7 @@ class Series:
     labels: tuple[tuple[str, str], ...] = ()
     key: tuple[str, ...] = ()
     starts: tuple[int, ...] = ()
-    values: "array[float]" = field(default_factory=lambda: array("d"), hash=False)
+    values: "array[float]" = array("d")
     zone: str = ""
 
     @property
@@ -93,7 +91,7 @@ def share_unchanged(series_list: tuple[Series, ...], previous: tuple[Series, ...
 
 
 def _share(series: Series, old: Series, starts: tuple[int, ...]) -> Series:
-    if series.identity != old.identity or series.labels != old.labels:
+    if series[:3] != old[:3]:  # another metric group, key or label
         return series
     is_same = starts is old.starts and series.zone == old.zone and series.values.tobytes() == old.values.tobytes()
     return old if is_same else Series(old.metric_group, old.labels, old.key, starts, series.values, series.zone)
