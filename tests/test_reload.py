@@ -660,6 +660,30 @@ def test_reload_with_other_method_is_refused(reloadable: Reloadable) -> None:
     assert "Completed loading of configuration file" not in reloadable.program.output
 
 
+def test_reload_by_page_of_another_site_is_refused(reloadable: Reloadable) -> None:
+    """A reload that a browser requests for a page of another origin gets 403; pages of the exporter may reload."""
+    program = reloadable.program
+    own = f"http://127.0.0.1:{program.port}"
+    for headers, status in (
+        ({"Sec-Fetch-Site": "cross-site", "Origin": own}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Origin": "https://example.com"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://127.0.0.1"}, 403),
+        ({"Origin": own}, 200),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "https://proxy.example.com"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+    ):
+        before = program.output.count("Completed loading of configuration file")
+        assert program.get("/-/reload", headers, method="POST").status == status
+        wait_until(
+            lambda before=before, status=status: (  # type: ignore[misc]
+                program.output.count("Completed loading of configuration file") == before + (status == 200)
+            ),
+            "the reload is logged",
+        )
+
+
 def test_reload_without_lifecycle_flag_is_refused(reloadable: Reloadable) -> None:
     """Without `--web.enable-lifecycle`, a reload request gets Prometheus's 403, which names the flag."""
     with Program.start([f"--config.file={reloadable.config}"]) as program:

@@ -4,7 +4,7 @@ import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 OPENMETRICS = "application/openmetrics-text"
 JSON = "application/json"
@@ -39,11 +39,11 @@ class Request:
 
     @property
     def is_cross_origin(self) -> bool:
-        """Whether a browser sent the request for a page of another site. Other clients do not send these headers."""
+        """Whether a browser sent the request for a page of another origin. Other clients do not send these headers."""
         site, origin = self.headers.get("sec-fetch-site"), self.headers.get("origin")
         if site is not None:
             return site not in {"same-origin", "none"}
-        return origin is not None and urlsplit(origin).netloc != self.headers.get("host")
+        return origin is not None and origin.partition("://")[2] != self.headers.get("host")
 
 
 def parse_request(head: str) -> Request | None:

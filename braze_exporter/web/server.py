@@ -154,7 +154,7 @@ class Application:
         texts = {"/-/healthy": "Healthy.", "/-/ready": "Ready."}
         method, path = request.method, request.path
         if path == "/-/reload":
-            return await self._handle_reload() if method in {"POST", "PUT"} else _not_allowed("POST, PUT")
+            return await self._handle_reload(request) if method in {"POST", "PUT"} else _not_allowed("POST, PUT")
         if path not in {"/", "/metrics", *texts}:
             return _text_response(404, "Not Found. Metrics are at /metrics.")
         if method not in {"GET", "HEAD"}:
@@ -170,11 +170,13 @@ class Application:
             headers["content-security-policy"] = self._status_page.policy
         return await self._render(self._status_pages, content_type, request, headers)
 
-    async def _handle_reload(self) -> HttpResponse:
+    async def _handle_reload(self, request: Request) -> HttpResponse:
         if self._reload is None:
             return _text_response(
                 403, "Lifecycle API is not enabled. Start the exporter with --web.enable-lifecycle, or send SIGHUP."
             )
+        if request.is_cross_origin:
+            return _text_response(403, "Forbidden. The request was sent by a web page of another origin.")
         try:
             await asyncio.shield(asyncio.wrap_future(self._reload()))
         except ConfigError as error:

@@ -121,6 +121,12 @@ def test_metrics_format_is_negotiated(program: Program, accept: str | None, open
     assert response.text.endswith("# EOF\n") == openmetrics
 
 
+def test_repeated_accept_header_is_read_completely(program: Program) -> None:
+    """The formats of two `Accept` lines count as those of one."""
+    response = program.get("/metrics", {"Accept": "text/plain;q=0.5", "accept": "application/openmetrics-text"})
+    assert response.text.endswith("# EOF\n")
+
+
 @pytest.mark.parametrize(
     ("encoding", "compressed"), [("gzip", True), ("br, gzip;q=0.5", True), ("gzip;q=0", False), ("identity", False)]
 )
