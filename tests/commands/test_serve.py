@@ -123,8 +123,9 @@ def test_metrics_format_is_negotiated(program: Program, accept: str | None, open
 
 def test_repeated_accept_header_is_read_completely(program: Program) -> None:
     """The formats of two `Accept` lines count as those of one."""
-    response = program.get("/metrics", {"Accept": "text/plain;q=0.5", "accept": "application/openmetrics-text"})
-    assert response.text.endswith("# EOF\n")
+    formats = ("text/plain;q=0.5", "application/openmetrics-text")
+    for first, second in (formats, formats[::-1]):
+        assert program.get("/metrics", {"Accept": first, "accept": second}).text.endswith("# EOF\n")
 
 
 @pytest.mark.parametrize(
