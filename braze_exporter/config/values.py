@@ -260,7 +260,7 @@ def _validate_path(value: object) -> str:
     path = _validate_text(value)
     if "\0" in path:
         raise InvalidValueError("must be a file path without NUL characters")
-    return path
+    return _check_encoding(path)
 
 
 def _validate_key_file(value: object) -> str:
@@ -268,7 +268,17 @@ def _validate_key_file(value: object) -> str:
         raise InvalidValueError(MUST_BE_PATH)
     if "/" not in value and (_BRAZE_ID.search(value) or _HEX_KEY.search(value)):
         raise InvalidValueError(MUST_BE_PATH)
-    return value
+    return _check_encoding(value)
+
+
+def _check_encoding(path: str) -> str:
+    """Return `path`. Raises `InvalidValueError` if no file can have that name in the encoding of the locale."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        text = "contains characters that the locale of the process cannot encode; set the variable LC_ALL=C.UTF-8"
+        raise InvalidValueError(text) from None
+    return path
 
 
 def number_range(low: float, high: float, *, whole: bool = False) -> tuple[BeforeValidator, WithJsonSchema]:

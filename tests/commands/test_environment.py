@@ -62,3 +62,17 @@ def test_denied_thread_is_an_error(tmp_path: Path, command: str) -> None:
     )
     text = "the system denies a resource (can't start new thread); raise the limits of memory, threads and open files"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{text}\n")
+
+
+def test_path_outside_locale_is_an_error(tmp_path: Path) -> None:
+    """A path that the encoding of the locale does not have gives one line that names the setting."""
+    text = workspace_yaml(
+        "https://rest.iad-01.braze.com", "{event: purchase}", extra_yaml="state_file: ./\N{SNOWMAN}\n"
+    )
+    config = write_file(tmp_path / "config.yaml", text.replace("api_key_env: BRAZE_API_KEY", "api_key_file: ./\xe9"))
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = run_program("check", f"--config.file={config}", **locale)
+    problem = "contains characters that the locale of the process cannot encode; set the variable LC_ALL=C.UTF-8"
+    places = ("4: workspaces[0].api_key_file", "10: state_file")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines() == [f"{config}:{place}: {problem}" for place in places]
