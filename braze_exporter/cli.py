@@ -49,6 +49,7 @@ class StopHandler:
         self._clean_up: Callable[[], str] = str
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))  # the parent may have blocked them
 
     def on_stop(self, clean_up: Callable[[], str]) -> None:
         """Call `clean_up` before the process ends, and add the text that it returns to the message.

@@ -34,10 +34,15 @@ def stop_message(stop: signal.Signals) -> str:
 def started(
     *arguments: str, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE, **environment: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run the program, and kill it at the end of the block."""
+    """Run the program with both signals blocked, as some supervisors do, and kill it at the end of the block."""
     command = [sys.executable, "-m", "braze_exporter", *arguments]
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", "BRAZE_API_KEY": KEY, **environment}
-    with subprocess.Popen(command, env=variables, stdout=stdout, stderr=stderr, text=True) as process:  # noqa: S603
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, CODES)
+    try:
+        process = subprocess.Popen(command, env=variables, stdout=stdout, stderr=stderr, text=True)  # noqa: S603
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    with process:
         try:
             yield process
         finally:
