@@ -42,7 +42,7 @@ class _Parser(argparse.ArgumentParser):
 def _describe_unknown(argument: str, flags: Sequence[str]) -> str:
     """Return the problem with an unknown argument, without its value, and the nearest of `flags`."""
     from braze_exporter.config.document import echo_value
-    from braze_exporter.config.values import did_you_mean
+    from braze_exporter.config.suggestions import did_you_mean
 
     name = argument.partition("=")[0]
     longer_flags = (flag for flag in flags if flag.startswith(f"--{name.lstrip('-')}"))  # such as for -c

@@ -19,7 +19,7 @@ from braze_exporter.config.document import shorten
 from braze_exporter.config.loading import ConfiguredWorkspace
 from braze_exporter.config.plurals import pluralize
 from braze_exporter.config.schema import Entry
-from braze_exporter.config.suggestions import find_nearest
+from braze_exporter.config.suggestions import find_nearest, format_suggestions
 from braze_exporter.metrics.data_quality import is_timezone_mismatch
 from braze_exporter.scheduler.key_state import KEY_REJECTED_DETAIL
 from braze_exporter.scheduler.list_reader import ListResult
@@ -159,12 +159,9 @@ def _unlisted_findings(results: LiveResults) -> Iterator[Finding]:
         if item.kind.is_identified_by_id:
             yield Finding(Level.PROBLEM, f"{what}; it may be archived, or belong to another workspace")
         else:
-            yield Finding(Level.PROBLEM, f"{what}{_did_you_mean(item.suggestions)}; names are case-sensitive")
-
-
-def _did_you_mean(names: Iterable[str]) -> str:
-    quoted = ", ".join(f'"{shorten(name)}"' for name in names)
-    return f" (did you mean {quoted}?)" if quoted else ""
+            yield Finding(
+                Level.PROBLEM, f"{what}{format_suggestions(map(shorten, item.suggestions))}; names are case-sensitive"
+            )
 
 
 def _selection_findings(results: LiveResults) -> Iterator[Finding]:
@@ -195,7 +192,7 @@ def _describe_mismatch(entry: Entry, items: Sequence[ListItem]) -> str:
     tag = getattr(entry, "tag", None)
     tags = {tag for item in items for tag in item.tags}
     if tag is not None and tag not in tags:
-        hint = _did_you_mean(find_nearest([tag], tags)[tag])
+        hint = format_suggestions(map(shorten, find_nearest([tag], tags)[tag]))
         return f'no item in Braze\'s list has the tag "{shorten(tag)}"{hint}; tags are case-sensitive'
     both = f' with the tag "{shorten(tag)}"' if tag is not None else ""
     regex, count = shorten(entry.query_spec.subject), pluralize(len(items), "item", "items")

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from itertools import islice, product
 from typing import Any
 
-from braze_exporter.braze.kinds import KINDS, SeriesKind, Unit
+from braze_exporter.braze.kinds import KINDS, SEGMENT_USERS, SeriesKind, Unit
+from braze_exporter.braze.names import normalize_id
 from braze_exporter.config import secrets
 from braze_exporter.config.document import ConfigError, Document, KeyPath, Problem, echo_value, format_path, parse
 from braze_exporter.config.files import read_config_text
@@ -17,15 +18,14 @@ from braze_exporter.config.schema import (
     SECTIONS,
     Alerts,
     Entry,
-    MessagesEntry,
     RegexEntry,
-    SegmentUsers,
     Settings,
     Workspace,
 )
 from braze_exporter.config.secrets import Secret
-from braze_exporter.config.validation import RENAMED_KEYS, InvalidError, M, validate
-from braze_exporter.config.values import ALL, did_you_mean, is_same_file
+from braze_exporter.config.suggestions import did_you_mean
+from braze_exporter.config.validation import InvalidError, M, validate
+from braze_exporter.config.values import ALL, is_same_file
 from braze_exporter.config.yaml_scalar import quote_scalar
 
 _MISPLACED_KEYS = dict.fromkeys(
@@ -93,18 +93,16 @@ def load_config(
     return config
 
 
-def find_missing_keys(config: Config, environ: Mapping[str, str]) -> list[Problem]:
+def find_missing_keys(config: Config, environ: Mapping[str, str]) -> tuple[Problem, ...]:
     """Return a problem for each workspace whose key file or variable is missing. The keys are not read."""
-    problems = []
+    problems: list[tuple[KeyPath, str]] = []
     for workspace in config.workspaces:
-        spec = workspace.spec
-        if spec.api_key_file and not secrets.key_file_exists(spec.api_key_file):
-            text = secrets.describe_key_file("no such file", spec.api_key_file)
-            problems.append(config.document.make_problem((*workspace.path, "api_key_file"), text))
-        if spec.api_key_env and not environ.get(spec.api_key_env):
-            text = secrets.describe_unset_variable(spec.api_key_env)
-            problems.append(config.document.make_problem((*workspace.path, "api_key_env"), text))
-    return problems
+        file, variable = workspace.spec.api_key_file, workspace.spec.api_key_env
+        if file and not secrets.key_file_exists(file):
+            problems.append(((*workspace.path, "api_key_file"), secrets.describe_key_file("no such file", file)))
+        if variable and not environ.get(variable):
+            problems.append(((*workspace.path, "api_key_env"), secrets.describe_unset_variable(variable)))
+    return config.make_error(problems).problems
 
 
 class _Loader:
@@ -155,45 +153,44 @@ class _Loader:
         if not entries and not self.allow_empty:
             self._add_problem(path, f"at least one of {', '.join(SECTIONS)} is required")
         self._check_unique_queries(entries)
-        is_key_file_usable = self._check_key_file(data.get("api_key_file"), path)
-        key = self._read_api_key(data, path, self.environ) if is_key_file_usable and self.environ is not None else None
+        key = self._read_api_key(data, path)
         if spec is None:
             return None
         if key is not None:
             self.keys[spec.name] = key
         return ConfiguredWorkspace(spec, entries, path)
 
-    def _build_entries(
-        self, section: str, data_of_workspace: Mapping[str, Any], workspace_path: KeyPath
-    ) -> tuple[LocatedEntry, ...]:
-        path = (*workspace_path, section)
-        raw = data_of_workspace[section]
+    def _build_entries(self, section: str, data: Mapping[str, Any], path: KeyPath) -> tuple[LocatedEntry, ...]:
+        """Return the valid entries of a section of the workspace `data` at `path`."""
+        raw = data[section]
         if not isinstance(raw, list) or not raw:
-            self._add_problem(path, f"must be a non-empty list of entries, such as {SECTIONS[section].example}")
+            text = f"must be a non-empty list of entries, such as - {SECTIONS[section].example}"
+            self._add_problem((*path, section), text)
             return ()
-        entries = []
-        for index, item in enumerate(raw):
-            data = self._check_mapping(item, (*path, index), _entry_example(section, item))
-            if data is None:
-                continue
-            spec = self._validate(SECTIONS[section], data, (*path, index))
-            if spec is not None:
-                entries.append(LocatedEntry(spec, (*path, index)))
-            if "timezone" not in data_of_workspace:
-                self._check_timezone(data, (*path, index), only_days=Unit.HOUR not in _KINDS_BY_SECTION[section].units)
-            if spec is not None and spec.alerts is not None:
-                alerts_path = (*path, index, "alerts")
-                self._check_alerts(_KINDS_BY_SECTION[section], spec, spec.alerts, data["alerts"], alerts_path)
-            for key in (*_DEFINED_NAMES, "channels", "stats"):
-                self._check_names(data.get(key), (*path, index, key), data_of_workspace)
-            if issubclass(SECTIONS[section], RegexEntry):
-                present_keys = {RENAMED_KEYS.get(key, key) for key in data}
-                self._check_subject(_KINDS_BY_SECTION[section], present_keys, (*path, index))
-            if isinstance(spec, SegmentUsers) and spec.segment is not None:
-                self._check_known(
-                    spec.segment, (*path, index, "segment"), "segments", data_of_workspace.get("segments")
-                )
-        return tuple(entries)
+        entries = [self._build_entry(section, item, (*path, section, index), data) for index, item in enumerate(raw)]
+        return tuple(filter(None, entries))
+
+    def _build_entry(
+        self, section: str, item: object, path: KeyPath, data_of_workspace: Mapping[str, Any]
+    ) -> LocatedEntry | None:
+        kind, model = _KINDS_BY_SECTION[section], SECTIONS[section]
+        data = self._check_mapping(item, path, _entry_example(model, item))
+        if data is None:
+            return None
+        spec = self._validate(model, data, path)
+        if "timezone" not in data_of_workspace:
+            self._check_timezone(data, path, only_days=Unit.HOUR not in kind.units)
+        for key in (*_DEFINED_NAMES, "channels", "stats"):
+            self._check_names(data.get(key), (*path, key), data_of_workspace)
+        if issubclass(model, RegexEntry):
+            self._check_subject(kind, data, path)
+        if spec is None:
+            return None
+        if spec.alerts is not None:
+            self._check_alerts(kind, spec, spec.alerts, data["alerts"], (*path, "alerts"))
+        if kind is SEGMENT_USERS and not spec.is_selector and "segment" in data:
+            self._check_known(data["segment"], (*path, "segment"), "segments", data_of_workspace)
+        return LocatedEntry(spec, path)
 
     def _check_subject(self, kind: SeriesKind, keys: Collection[str], path: KeyPath) -> None:
         """Check that an entry with `keys` has a subject or a selector (`regex`, `tag`), but not both.
@@ -272,14 +269,15 @@ class _Loader:
             if name in seen:
                 self._add_problem((*path, index), f'duplicate name "{echo_value(name)}"; remove one of them')
             elif key in _DEFINED_NAMES and name != ALL:
-                self._check_known(name, (*path, index), key, data_of_workspace.get(key))
+                self._check_known(name, (*path, index), key, data_of_workspace)
             seen.add(name)
 
-    def _check_known(self, name: str, path: KeyPath, names: str, defined: object) -> None:
+    def _check_known(self, name: str, path: KeyPath, names: str, data_of_workspace: Mapping[str, Any]) -> None:
         """Add a problem if the workspace does not define `name` under the key `names`."""
-        known: Mapping[str, Any] = defined if isinstance(defined, dict) else {}
+        defined = data_of_workspace.get(names)
+        known = defined if isinstance(defined, dict) else {}
         if name not in known:
-            hint = did_you_mean(name, sorted([ALL, *known])) or "; add it there"
+            hint = did_you_mean(name, [ALL, *known]) or "; add it there"
             self._add_problem(path, f'"{echo_value(name)}" is not defined in the workspace\'s {names}{hint}')
 
     def _check_alerts(
@@ -312,68 +310,39 @@ class _Loader:
 
     def _check_unique_queries(self, entries: Mapping[str, tuple[LocatedEntry, ...]]) -> None:
         """Check that no two entries define the same query, since their series would have the same labels."""
-        all_queries = (
-            ((section, subject, requested.unit, app, segment), entry.path)
-            for section, group in entries.items()
-            for entry in group
-            for subject, requested in [
-                (_entry_identity(_KINDS_BY_SECTION[section], entry.spec), entry.spec.query_spec)
-            ]  # computed once per entry, not per query
-            for app, segment in product(set(requested.apps), set(requested.segments))
-        )
-        first: dict[tuple[Any, ...], KeyPath] = {}
-        for query, path in islice(all_queries, _MAX_COMPARED):
-            if (other := first.setdefault(query, path)) != path:
-                text = f"defines the same query as the entry on line {self.document.lines[other]}"
-                self._add_problem(path, f"{text} (same {_identity_text(query[0])}); remove one of them")
+        first: dict[tuple[object, ...], KeyPath] = {}
+        for section, entry in ((section, entry) for section, group in entries.items() for entry in group):
+            query, is_id = entry.spec.query_spec, _KINDS_BY_SECTION[section].is_identified_by_id
+            subject = (normalize_id(query.subject) if is_id else query.subject, *entry.spec.selector)
+            for names in islice(product(query.apps, query.segments), _MAX_COMPARED - len(first)):
+                if (other := first.setdefault((section, subject, query.unit, *names), entry.path)) != entry.path:
+                    text = f"defines the same query as the entry on line {self.document.lines[other]}"
+                    self._add_problem(entry.path, f"{text}; remove one of them")
 
-    def _check_key_file(self, key_file: object, path: KeyPath) -> bool:
-        """Add a problem if the state file is the key file; return whether the key file may be read.
+    def _read_api_key(self, data: Mapping[str, Any], path: KeyPath) -> Secret | None:
+        """Return the API key of the workspace `data`, or None if it is invalid or not to be read.
 
-        During a reload the state file is open. Closing a second descriptor of it would release the lock of the process.
+        A key file that is the state file is not read. During a reload the state file is open, and closing a second
+        descriptor of it would release the lock of the process.
         """
-        is_other = not (self._state_file and isinstance(key_file, str) and is_same_file(self._state_file, key_file))
-        if not is_other:
+        refused = {problem.path for problem in self.problems}
+        file, variable = (
+            data.get(name) if (*path, name) not in refused else None for name in ("api_key_file", "api_key_env")
+        )
+        if file is not None and self._state_file and is_same_file(self._state_file, file):
             text = f"is the same file as {format_path((*path, 'api_key_file'))}; choose another path"
             self._add_problem(("state_file",), text)
-        return is_other
-
-    def _read_api_key(self, data: Mapping[str, Any], path: KeyPath, environ: Mapping[str, str]) -> Secret | None:
-        refused = {problem.path for problem in self.problems}
-        for name in ("api_key_file", "api_key_env"):
-            if name not in data or (*path, name) in refused:
-                continue
+        elif self.environ is not None and (file is not None or variable is not None):
             try:
-                return (
-                    secrets.read_key_file(data[name])
-                    if name == "api_key_file"
-                    else secrets.read_key_variable(data[name], environ)
-                )
+                if file is not None:
+                    return secrets.read_key_file(file)
+                return secrets.read_key_variable(str(variable), self.environ)
             except secrets.KeyUnusableError as error:
-                self._add_problem((*path, name), str(error))
+                self._add_problem((*path, "api_key_env" if file is None else "api_key_file"), str(error))
         return None
 
 
-def _entry_example(section: str, item: object) -> str:
+def _entry_example(model: type[Entry], item: object) -> str:
     """Return an entry of a section, with `item` as its subject if that is a string."""
-    example, label = SECTIONS[section].example.removeprefix("- "), _KINDS_BY_SECTION[section].subject_label
-    is_subject = isinstance(item, str) and example.startswith(f"{label}:")
-    return f"{label}: {quote_scalar(echo_value(item))}" if is_subject else example
-
-
-def _entry_identity(kind: SeriesKind, entry: Entry) -> tuple[object, ...]:
-    """Return the values that distinguish entries of a kind with the same unit, app and segment.
-
-    Ids are compared in lower case.
-    """
-    subject = entry.query_spec.subject
-    is_id = kind.is_identified_by_id and not entry.is_selector
-    selector = (getattr(entry, "regex", None), getattr(entry, "tag", None))
-    return (entry.is_selector, *selector, subject.lower() if is_id else subject)
-
-
-def _identity_text(section: str) -> str:
-    """Return the keys that distinguish the queries of a section, as text."""
-    own = [name for name in SECTIONS[section].model_fields if name not in MessagesEntry.model_fields]
-    words = [name.removesuffix("s") if name in _DEFINED_NAMES else name for name in own]
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    is_subject = isinstance(item, str) and model.example.startswith(f"{model.subject_key}:")
+    return f"{model.subject_key}: {quote_scalar(echo_value(item))}" if is_subject else model.example

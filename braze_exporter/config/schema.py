@@ -5,26 +5,13 @@ a name in an entry is defined in the workspace.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from braze_exporter.braze.kinds import (
-    CAMPAIGNS,
-    CANVASES,
-    CUSTOM_EVENTS,
-    DAILY_ACTIVE_USERS,
-    INSTANCES,
-    MONTHLY_ACTIVE_USERS,
-    NEW_USERS,
-    PURCHASES,
-    REVENUE,
-    SEGMENT_USERS,
-    SESSIONS,
-    UNINSTALLS,
-    Unit,
-)
+from braze_exporter.braze.kinds import INSTANCES, Unit
 from braze_exporter.braze.lists import ListItem
+from braze_exporter.config.regex import Regex
 from braze_exporter.config.values import (
     ALL,
     AlertLabels,
@@ -54,6 +41,11 @@ from braze_exporter.config.values import (
 
 # PromQL can represent every whole number up to this one exactly.
 MAX_NUMBER = 10**15
+
+
+def _optional(description: str, *, repr: bool = True) -> Any:  # noqa: A002, ANN401 - as `Field`
+    """Return a field that is None by default."""
+    return Field(default=None, description=description, repr=repr)
 
 
 class Model(BaseModel):
@@ -118,10 +110,7 @@ class Settings(Model):
         default=2_000, description="maximum number of queries; further items selected by `regex` or `tag` are skipped"
     )
     budget: Budget = Field(default=Budget(), description="limits on the exporter's requests to Braze")
-    state_file: OptionalPath = Field(
-        default=None,
-        description="file to keep counters, values and lists across restarts, for one exporter at a time",
-    )
+    state_file: OptionalPath = _optional("file that keeps counters, values and lists across restarts, for one exporter")
 
 
 class Baseline(Model):
@@ -136,29 +125,24 @@ class Alerts(Model):
     At least one of `silent`, `below`, `above` and `drop` is required. `min_baseline` requires `drop`.
     """
 
-    silent: OptionalDuration = Field(
-        default=None, description="fires if nothing was counted for this long while fetches succeed"
+    silent: OptionalDuration = _optional("fires if nothing was counted for this long while fetches succeed")
+    below: Annotated[float | None, *number_range(0.001, MAX_NUMBER)] = _optional(
+        "fires if a settled bucket is below this value"
     )
-    below: Annotated[float | None, *number_range(0.001, MAX_NUMBER)] = Field(
-        default=None, description="fires if a settled bucket is below this value"
+    above: Annotated[float | None, *number_range(0, MAX_NUMBER)] = _optional(
+        "fires if a settled bucket is above this value"
     )
-    above: Annotated[float | None, *number_range(0, MAX_NUMBER)] = Field(
-        default=None, description="fires if a settled bucket is above this value"
-    )
-    drop: Annotated[float | None, *number_range(0.01, 1)] = Field(
-        default=None,
-        description="fires if a settled bucket is this fraction or more below its `baseline`; 0.5 is half, 1 is zero",
+    drop: Annotated[float | None, *number_range(0.01, 1)] = _optional(
+        "fires if a settled bucket is this fraction or more below its `baseline`; 0.5 is half, 1 is zero"
     )
     min_baseline: Annotated[float, *number_range(0, MAX_NUMBER)] = Field(
         10.0, description="minimum baseline for `drop`, because small counts vary by chance"
     )
     wait: Duration = Field(
-        default=900.0,
-        alias="for",
-        description="how long a condition must last before its alert fires",
+        default=900.0, alias="for", description="how long a condition must last before its alert fires"
     )
-    keep_firing_for: OptionalDuration = Field(
-        default=None, description="how long an alert keeps firing after its condition has ended; default: as `for`"
+    keep_firing_for: OptionalDuration = _optional(
+        "how long an alert fires after its condition has ended; default: as `for`"
     )
     severity: Text = Field("warning", description="value of the label `severity`")
     labels: AlertLabels = Field(
@@ -185,162 +169,111 @@ class QuerySpec(NamedTuple):
 
 
 class Entry(Model):
-    """The keys that an entry of any section may have. `example` is the shortest valid entry."""
+    """The keys that an entry of any section may have.
 
-    example: ClassVar[str] = "- apps: [all]"
+    `example` is the shortest valid entry, and `subject_key` the key of its subject.
+    """
 
-    refresh_interval: OptionalDuration = Field(default=None, description="overrides the top-level `refresh_interval`")
-    settle: OptionalDuration = Field(default=None, description="overrides the top-level `settle`")
-    max_age: OptionalDuration = Field(default=None, description="overrides the top-level `max_age`")
-    baseline: Annotated[Baseline | None, mapping_of("keys to values, such as {weeks: 4}")] = Field(
-        default=None,
-        description="also export the usual value: the median of the same local hour or day in the last weeks",
+    example: ClassVar[str] = "apps: [all]"
+    subject_key: ClassVar[str] = ""
+
+    refresh_interval: OptionalDuration = _optional("overrides the top-level `refresh_interval`")
+    settle: OptionalDuration = _optional("overrides the top-level `settle`")
+    max_age: OptionalDuration = _optional("overrides the top-level `max_age`")
+    baseline: Annotated[Baseline | None, mapping_of("keys to values, such as {weeks: 4}")] = _optional(
+        "also export the usual value: the median of the same local hour or day in the last weeks"
     )
-    alerts: Annotated[Alerts | None, mapping_of("keys to values, such as {silent: 2h}")] = Field(
-        default=None, description="alerts for which `braze-exporter rules` generates Prometheus rules"
+    alerts: Annotated[Alerts | None, mapping_of("keys to values, such as {silent: 2h}")] = _optional(
+        "alerts for which `braze-exporter rules` generates Prometheus rules"
     )
 
     @property
-    def query_spec(self) -> QuerySpec:
-        """The queries that the entry defines. The subject of a selector is its regex or tag."""
-        return QuerySpec()
+    def selector(self) -> tuple[Regex | None, str | None]:
+        """The regex and the tag with which the entry selects items of a Braze list, None if not set."""
+        return getattr(self, "regex", None), getattr(self, "tag", None)
 
     @property
     def is_selector(self) -> bool:
         """Whether the entry selects items of a Braze list."""
-        return False
+        return self.selector != (None, None)
 
-    def matches(self, item: ListItem) -> bool:  # noqa: ARG002 - subclasses use it
-        """Return whether the entry selects `item`."""
-        return False
+    def matches(self, item: ListItem) -> bool:
+        """Return whether the entry selects `item`, by its name and its tags."""
+        regex, tag = self.selector
+        return self.is_selector and (regex is None or regex.matches(item.name)) and (tag is None or tag in item.tags)
+
+    @property
+    def query_spec(self) -> QuerySpec:
+        """The queries that the entry defines. The subject of a selector is its regex or tag."""
+        regex, tag = self.selector
+        subject = getattr(self, self.subject_key, None) or (regex.text if regex is not None else tag) or ""
+        return QuerySpec(subject, **{name: getattr(self, name) for name in QuerySpec._fields if hasattr(self, name)})
 
 
 class RegexEntry(Entry):
     """An entry that may have `regex` instead of its subject, to select list items whose whole name matches."""
 
-    regex: OptionalRegex = Field(
-        None,
-        description="regex that selects every item of Braze's list whose whole name matches, instead of a single item",
-    )
-
-    @property
-    def is_selector(self) -> bool:
-        """Whether the entry selects items of a Braze list."""
-        return self.regex is not None
-
-    def matches(self, item: ListItem) -> bool:
-        """Return whether the entry selects `item`, by its name."""
-        return self.regex is not None and self.regex.matches(item.name)
-
-    def subject_or_selector(self, subject: str | None) -> str:
-        """Return `subject` or, if it is empty, the text of the selector."""
-        return subject or (self.regex.text if self.regex is not None else "")
+    regex: OptionalRegex = _optional("selects every item of Braze's list whose whole name matches this regex")
 
 
 class TagEntry(RegexEntry):
     """An entry that may also have `tag`, to select list items by tag. If both are set, both must match."""
 
-    tag: OptionalText = Field(
-        None,
-        description="selects every item with this tag in Braze, instead of a single item; may be combined with `regex`",
-    )
-
-    @property
-    def is_selector(self) -> bool:
-        """Whether the entry selects items of a Braze list."""
-        return self.regex is not None or self.tag is not None
-
-    def matches(self, item: ListItem) -> bool:
-        """Return whether the entry selects `item`, by its name and its tags."""
-        is_matched = self.regex is None or self.regex.matches(item.name)
-        return self.is_selector and is_matched and (self.tag is None or self.tag in item.tags)
-
-    def subject_or_selector(self, subject: str | None) -> str:
-        """Return `subject` or, if it is empty, the text of the selector."""
-        return super().subject_or_selector(subject) or self.tag or ""
+    tag: OptionalText = _optional("selects every item with this tag in Braze; may be combined with `regex`")
 
 
-AppSelection = Annotated[
-    Selection, Field(description="names from the workspace's `apps`, or `all` for unfiltered; one query for each")
-]
-SegmentSelection = Annotated[
-    Selection,
-    Field(
-        description="names from the workspace's `segments`, or `all`; one query for each, combined with each of `apps`"
-    ),
-]
+_APPS = "names from the workspace's `apps`, or `all` for unfiltered; one query for each"
+_SEGMENTS = "names from the workspace's `segments`, or `all`; one query for each, combined with each of `apps`"
+AppSelection = Annotated[Selection, Field(description=_APPS)]
+SegmentSelection = Annotated[Selection, Field(description=_SEGMENTS)]
 
 
 class CustomEvent(RegexEntry):
     """One entry of `custom_events`: an event, for each combination of the apps and the segments."""
 
-    example: ClassVar[str] = "- event: purchase"
+    example: ClassVar[str] = "event: purchase"
+    subject_key: ClassVar[str] = "event"
 
-    event: OptionalText = Field(None, description="exact name of the event in Braze, case-sensitive")
+    event: OptionalText = _optional("exact name of the event in Braze, case-sensitive")
     unit: UnitName = Field(Unit.HOUR, description="bucket width")
     apps: AppSelection = (ALL,)
     segments: SegmentSelection = (ALL,)
-
-    @property
-    def query_spec(self) -> QuerySpec:
-        """The queries of the event or the selector."""
-        return QuerySpec(self.subject_or_selector(self.event), self.unit, self.apps, self.segments)
 
 
 class Sessions(Entry):
     """One entry of `sessions`: all sessions, for each combination of the apps and the segments."""
 
-    example: ClassVar[str] = "- unit: hour"
+    example: ClassVar[str] = "unit: hour"
 
     unit: UnitName = Field(Unit.HOUR, description="bucket width")
     apps: AppSelection = (ALL,)
     segments: SegmentSelection = (ALL,)
 
-    @property
-    def query_spec(self) -> QuerySpec:
-        """The queries of all sessions."""
-        return QuerySpec("", self.unit, self.apps, self.segments)
-
 
 class Purchases(RegexEntry):
     """One entry of `purchases` or `revenue`: one product or all products together, for each of the apps."""
 
-    example: ClassVar[str] = "- unit: hour"
+    example: ClassVar[str] = "unit: hour"
+    subject_key: ClassVar[str] = "product"
 
-    product: OptionalProduct = Field(
-        None, description="exact name of the product in Braze; without it and without `regex`, all products together"
-    )
+    product: OptionalProduct = _optional("exact name of the product in Braze; without it and `regex`: all together")
     unit: UnitName = Field(Unit.HOUR, description="bucket width")
     apps: AppSelection = (ALL,)
-
-    @property
-    def query_spec(self) -> QuerySpec:
-        """The queries of the product, of all products or of the selector."""
-        return QuerySpec(self.subject_or_selector(self.product), self.unit, self.apps)
 
 
 class SegmentUsers(RegexEntry):
     """One entry of `segment_users`: a segment, by its name in `segments` of the workspace."""
 
-    example: ClassVar[str] = "- segment: vip"
+    example: ClassVar[str] = "segment: vip"
+    subject_key: ClassVar[str] = "segment"
 
-    segment: OptionalSegment = Field(None, description="name from the workspace's `segments`")
-
-    @property
-    def query_spec(self) -> QuerySpec:
-        """The query of the segment or the selector."""
-        return QuerySpec(self.subject_or_selector(self.segment))
+    segment: OptionalSegment = _optional("name from the workspace's `segments`")
 
 
 class Users(Entry):
     """One entry of a section that counts users by day, for each of the apps."""
 
     apps: AppSelection = (ALL,)
-
-    @property
-    def query_spec(self) -> QuerySpec:
-        """The queries of all users."""
-        return QuerySpec(apps=self.apps)
 
 
 class MessagesEntry(TagEntry):
@@ -353,29 +286,19 @@ class MessagesEntry(TagEntry):
 class Campaign(MessagesEntry):
     """One entry of `campaigns`: a campaign, by its Braze identifier."""
 
-    example: ClassVar[str] = "- campaign: f293e280-c0e7-4304-b9b9-62803fc0b053"
+    example: ClassVar[str] = "campaign: f293e280-c0e7-4304-b9b9-62803fc0b053"
+    subject_key: ClassVar[str] = "campaign"
 
-    campaign: OptionalCampaignId = Field(
-        None, description="API identifier of the campaign, at the bottom of its page in Braze"
-    )
-
-    @property
-    def query_spec(self) -> QuerySpec:
-        """The query of the campaign or the selector."""
-        return QuerySpec(self.subject_or_selector(self.campaign), channels=self.channels, stats=self.stats)
+    campaign: OptionalCampaignId = _optional("API identifier of the campaign, at the bottom of its page in Braze")
 
 
 class Canvas(MessagesEntry):
     """One entry of `canvases`: a Canvas, by its Braze identifier."""
 
-    example: ClassVar[str] = "- canvas: 4ffe74b7-ca90-4046-ae7f-68b1b337f6a6"
+    example: ClassVar[str] = "canvas: 4ffe74b7-ca90-4046-ae7f-68b1b337f6a6"
+    subject_key: ClassVar[str] = "canvas"
 
-    canvas: OptionalCanvasId = Field(None, description="API identifier of the Canvas, under Analyze Variants in Braze")
-
-    @property
-    def query_spec(self) -> QuerySpec:
-        """The query of the Canvas or the selector."""
-        return QuerySpec(self.subject_or_selector(self.canvas), channels=self.channels, stats=self.stats)
+    canvas: OptionalCanvasId = _optional("API identifier of the Canvas, under Analyze Variants in Braze")
 
 
 class Workspace(Model):
@@ -385,22 +308,13 @@ class Workspace(Model):
     """
 
     name: Text = Field(description="value of the label `workspace`")
-    url: OptionalUrl = Field(
-        default=None, description="REST endpoint, such as `https://rest.iad-01.braze.com`; alternative to `instance`"
-    )
-    instance: OptionalInstance = Field(default=None, description="alternative to `url`")
+    url: OptionalUrl = _optional("REST endpoint, such as `https://rest.iad-01.braze.com`; alternative to `instance`")
+    instance: OptionalInstance = _optional("alternative to `url`")
     # Both are excluded from `repr`, because a user may have written the key itself there.
-    api_key_file: OptionalKeyFile = Field(
-        default=None, repr=False, description="file that contains the REST API key; alternative to `api_key_env`"
-    )
-    api_key_env: OptionalVariable = Field(
-        default=None,
-        repr=False,
-        description="environment variable that contains the REST API key; alternative to `api_key_file`",
-    )
-    timezone: OptionalTimeZone = Field(
-        default=None,
-        description="time zone of the company in Braze; required for days, baselines, and hours without an offset",
+    api_key_file: OptionalKeyFile = _optional("file with the REST API key; alternative to `api_key_env`", repr=False)
+    api_key_env: OptionalVariable = _optional("environment variable with the REST API key", repr=False)
+    timezone: OptionalTimeZone = _optional(
+        "company's time zone in Braze; for days, baselines and hours without an offset"
     )
     apps: NamedIds = Field(
         default_factory=dict, description="apps by name; the name is the value of the label `braze_app`"
@@ -418,15 +332,15 @@ class Workspace(Model):
 
 # The model of the entries of each section, by the key of the section.
 SECTIONS: Mapping[str, type[Entry]] = {
-    CUSTOM_EVENTS.section: CustomEvent,
-    SESSIONS.section: Sessions,
-    PURCHASES.section: Purchases,
-    REVENUE.section: Purchases,
-    SEGMENT_USERS.section: SegmentUsers,
-    NEW_USERS.section: Users,
-    UNINSTALLS.section: Users,
-    DAILY_ACTIVE_USERS.section: Users,
-    MONTHLY_ACTIVE_USERS.section: Users,
-    CAMPAIGNS.section: Campaign,
-    CANVASES.section: Canvas,
+    "custom_events": CustomEvent,
+    "sessions": Sessions,
+    "purchases": Purchases,
+    "revenue": Purchases,
+    "segment_users": SegmentUsers,
+    "new_users": Users,
+    "uninstalls": Users,
+    "daily_active_users": Users,
+    "monthly_active_users": Users,
+    "campaigns": Campaign,
+    "canvases": Canvas,
 }

@@ -3,13 +3,26 @@
 import difflib
 import heapq
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+from braze_exporter.config.document import echo_value
 
 _MAX_SUGGESTIONS = 3
 # The maximum number of names that are compared in full: those with the most letter pairs in common with the word.
 _MAX_COMPARED = 50
 # Less similar names are probably not misspelled. The similarity of `difflib` is the share of letters in common.
 _MIN_SIMILARITY = 0.6
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """Return ` (did you mean "…"?)` with the known word nearest to `word`, or an empty text if none is similar."""
+    return format_suggestions(map(echo_value, find_nearest([word], known)[word][:1]))
+
+
+def format_suggestions(names: Iterable[str]) -> str:
+    """Return ` (did you mean "…", "…"?)`, or an empty text without names."""
+    quoted = ", ".join(f'"{name}"' for name in names)
+    return f" (did you mean {quoted}?)" if quoted else ""
 
 
 def find_nearest(unknown_names: Sequence[str], known_names: Collection[str]) -> Mapping[str, tuple[str, ...]]:

@@ -9,12 +9,9 @@ from pydantic_core import ErrorDetails
 
 from braze_exporter.config.document import KeyPath
 from braze_exporter.config.schema import Model
-from braze_exporter.config.values import did_you_mean
+from braze_exporter.config.suggestions import did_you_mean
 
 M = TypeVar("M", bound=Model)
-
-# Keys that were renamed, with their present names. A message names the present one where that is a known key.
-RENAMED_KEYS = {"refresh": "refresh_interval", "match": "regex", "min": "min_baseline"}
 
 
 class InvalidError(Exception):
@@ -71,8 +68,6 @@ def _message(
         return misplaced[key]
     at = detail["loc"][:-1]
     known = (*_keys_of(model, at), *(() if at else extra_keys))
-    if RENAMED_KEYS.get(key) in known:
-        return f"renamed to {RENAMED_KEYS[key]}"
     return f"unknown key{did_you_mean(key, known)}; known keys: {', '.join(known)}"
 
 

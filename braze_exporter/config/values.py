@@ -3,13 +3,11 @@
 Numbers are not converted to strings, nor strings to numbers.
 """
 
-import difflib
 import functools
 import ipaddress
 import json
 import os
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -21,6 +19,7 @@ from braze_exporter.braze.kinds import INSTANCES, KINDS, Unit
 from braze_exporter.config.document import echo_value
 from braze_exporter.config.regex import Regex, RegexError, compile_regex
 from braze_exporter.config.secrets import MUST_BE_PATH, MUST_BE_VARIABLE
+from braze_exporter.config.suggestions import did_you_mean
 
 # The name for an unfiltered query in the lists `apps` and `segments`.
 ALL = "all"
@@ -49,12 +48,6 @@ ALERT_LABELS = {"alertname", "kind", "selector", "severity", "unit", "workspace"
 
 class InvalidValueError(ValueError):
     """Raised if a value is invalid. The message states the problem and the fix."""
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ` (did you mean "…"?)` with the known word nearest to `word`, or an empty text if none is similar."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f' (did you mean "{echo_value(matches[0])}"?)' if matches else ""
 
 
 def _describe(value: object) -> str:

@@ -13,7 +13,8 @@ from pydantic import BeforeValidator, Field
 
 from braze_exporter.config.schema import Model
 from braze_exporter.config.secrets import Secret
-from braze_exporter.config.values import InvalidValueError, OptionalText, Text, did_you_mean
+from braze_exporter.config.suggestions import did_you_mean
+from braze_exporter.config.values import InvalidValueError, OptionalText, Text
 
 CLIENT_AUTH = {
     "NoClientCert": ssl.CERT_NONE,

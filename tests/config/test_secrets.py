@@ -284,4 +284,4 @@ def test_relative_path_and_lower_case_variable_work(tmp_path: Path, monkeypatch:
     for changes in ({"api_key_file": "key"}, {"api_key_env": "braze_key"}):
         config = load_config(with_changes(changes), "x.yaml", {"braze_key": KEY})
         assert config.keys["a"].reveal() == KEY
-        assert find_missing_keys(config, {"braze_key": KEY}) == []
+        assert find_missing_keys(config, {"braze_key": KEY}) == ()
