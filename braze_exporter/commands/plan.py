@@ -4,8 +4,8 @@ import argparse
 import sys
 from collections.abc import Mapping
 
+from braze_exporter.config.files import is_same_file
 from braze_exporter.config.loading import Config, find_missing_keys, read_config
-from braze_exporter.config.values import is_same_file
 from braze_exporter.scheduler.plan import Plan, build_plan
 
 

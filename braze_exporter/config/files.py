@@ -28,6 +28,14 @@ def read_file(path: str | Path, max_bytes: int = MAX_FILE_BYTES, *, may_be_strea
     return content
 
 
+def is_same_file(path: str, other: str) -> bool:
+    """Return whether two paths refer to the same file, including through links. The file may be missing."""
+    try:
+        return os.path.realpath(path) == os.path.realpath(other) or Path(path).samefile(other)
+    except (OSError, ValueError):  # a file does not exist, or a path is invalid
+        return False
+
+
 def read_config_text(path: str, remedy: str) -> str:
     """Return the text of the config file at `path`. Raises `ConfigError`, whose message ends with `remedy`."""
     try:

@@ -12,7 +12,7 @@ from braze_exporter.braze.kinds import KINDS, SEGMENT_USERS, SeriesKind, Unit
 from braze_exporter.braze.names import normalize_id
 from braze_exporter.config import secrets
 from braze_exporter.config.document import ConfigError, Document, KeyPath, Problem, echo_value, format_path, parse
-from braze_exporter.config.files import read_config_text
+from braze_exporter.config.files import is_same_file, read_config_text
 from braze_exporter.config.schema import (
     ALERT_CONDITIONS,
     SECTIONS,
@@ -25,7 +25,7 @@ from braze_exporter.config.schema import (
 from braze_exporter.config.secrets import Secret
 from braze_exporter.config.suggestions import did_you_mean
 from braze_exporter.config.validation import InvalidError, M, validate
-from braze_exporter.config.values import ALL, is_same_file
+from braze_exporter.config.values import ALL
 from braze_exporter.config.yaml_scalar import quote_scalar
 
 _MISPLACED_KEYS = dict.fromkeys(

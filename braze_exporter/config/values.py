@@ -8,8 +8,8 @@ import ipaddress
 import json
 import os
 import re
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -52,17 +52,11 @@ class InvalidValueError(ValueError):
 
 def _describe(value: object) -> str:
     """Return `value` as text, or only its type if it is a list or a mapping, which may contain a secret."""
-    match value:
-        case None | bool():
-            return json.dumps(value)
-        case list():
-            return "a list"
-        case dict():
-            return "a mapping"
-        case str():
-            return f'"{echo_value(value)}"'
-        case _:
-            return echo_value(value)
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "a mapping"
+    if isinstance(value, str):
+        return f'"{echo_value(value)}"'
+    return json.dumps(value) if value is None or isinstance(value, bool) else echo_value(value)
 
 
 def _validate_text(value: object) -> str:
@@ -101,14 +95,6 @@ def _validate_unit(value: object) -> Unit:
     return Unit(str(value))
 
 
-def is_same_file(path: str, other: str) -> bool:
-    """Return whether two paths refer to the same file, including through links. The file may be missing."""
-    try:
-        return os.path.realpath(path) == os.path.realpath(other) or Path(path).samefile(other)
-    except (OSError, ValueError):  # a file does not exist, or a path is invalid
-        return False
-
-
 def is_braze_id(text: str) -> bool:
     """Return whether `text` has the form of a Braze identifier."""
     return _BRAZE_ID.fullmatch(text) is not None
@@ -133,47 +119,36 @@ def _validate_regex(value: object) -> Regex:
         raise InvalidValueError(str(error)) from None
 
 
-def _validate_configured_name(value: object) -> str:
-    if value == ALL:
-        raise InvalidValueError(f'the name "{ALL}" is reserved for unfiltered queries; choose another name')
-    return _validate_text(value)
+def _text_other_than_all(problem: str) -> BeforeValidator:
+    """Return a validator for texts that refuses `all` with the message `problem`."""
+
+    def check(value: object) -> str:
+        if value == ALL:
+            raise InvalidValueError(problem)
+        return _validate_text(value)
+
+    return BeforeValidator(check)
 
 
-def _validate_product(value: object) -> str:
-    if value == ALL:
-        raise InvalidValueError(
-            f'the name "{ALL}" is reserved; leave product out for all products together, or set regex: {ALL} for a '
-            "product of this name"
-        )
-    return _validate_text(value)
+def _if(is_valid: Callable[[Any], bool], problem: str) -> BeforeValidator:
+    """Return a validator that refuses values that are not valid with the message `problem`."""
+
+    def check(value: object) -> object:
+        if not is_valid(value):
+            raise InvalidValueError(problem)
+        return value
+
+    return BeforeValidator(check)
 
 
 def mapping_of(contents: str) -> BeforeValidator:
     """Return a validator for mappings; `contents` describes them in the message for other values."""
-
-    def check(value: object) -> object:
-        if not isinstance(value, dict):
-            raise InvalidValueError(f"must be a mapping of {contents}")
-        return value
-
-    return BeforeValidator(check)
+    return _if(lambda value: isinstance(value, dict), f"must be a mapping of {contents}")
 
 
 def _non_empty_list(of: str) -> BeforeValidator:
     """Return a validator for non-empty lists; `of` describes the items in the message for other values."""
-
-    def check(value: object) -> object:
-        if not isinstance(value, list) or not value:
-            raise InvalidValueError(f"must be a non-empty list of {of}")
-        return value
-
-    return BeforeValidator(check)
-
-
-def _validate_message_part(value: object) -> str:
-    if value == ALL:
-        raise InvalidValueError(f'must be a name in Braze, not "{ALL}"; without the list, everything is exported')
-    return _validate_text(value)
+    return _if(lambda value: isinstance(value, list) and bool(value), f"must be a non-empty list of {of}")
 
 
 @functools.cache
@@ -243,25 +218,11 @@ def _validate_instance(value: object) -> str:
     return value.upper()
 
 
-def _validate_variable(value: object) -> str:
-    if not isinstance(value, str) or not _VARIABLE.fullmatch(value) or _HEX_KEY.fullmatch(value):
-        raise InvalidValueError(MUST_BE_VARIABLE)
-    return value
-
-
 def _validate_path(value: object) -> str:
     path = _validate_text(value)
     if "\0" in path:
         raise InvalidValueError("must be a file path without NUL characters")
     return _check_encoding(path)
-
-
-def _validate_key_file(value: object) -> str:
-    if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise InvalidValueError(MUST_BE_PATH)
-    if "/" not in value and (_BRAZE_ID.search(value) or _HEX_KEY.search(value)):
-        raise InvalidValueError(MUST_BE_PATH)
-    return _check_encoding(value)
 
 
 def _check_encoding(path: str) -> str:
@@ -274,6 +235,17 @@ def _check_encoding(path: str) -> str:
     return path
 
 
+def _may_be_key_file(value: object) -> bool:
+    """Return whether `value` can be a path, and is not a key."""
+    is_path = isinstance(value, str) and bool(value.strip()) and "\0" not in value
+    return is_path and ("/" in str(value) or not (_BRAZE_ID.search(str(value)) or _HEX_KEY.search(str(value))))
+
+
+def _may_be_variable(value: object) -> bool:
+    """Return whether `value` can be the name of an environment variable, and is not a key."""
+    return isinstance(value, str) and bool(_VARIABLE.fullmatch(value)) and not _HEX_KEY.fullmatch(value)
+
+
 def number_range(low: float, high: float, *, whole: bool = False) -> tuple[BeforeValidator, WithJsonSchema]:
     """Return a validator for numbers from `low` to `high`, and its JSON Schema."""
     kind = "whole number" if whole else "number"
@@ -284,14 +256,8 @@ def number_range(low: float, high: float, *, whole: bool = False) -> tuple[Befor
             raise InvalidValueError(f"must be a {kind} from {low:,} to {high:,}, not {_describe(value)}")
         return value  # type: ignore[return-value] # it is a number
 
-    return BeforeValidator(check), WithJsonSchema(
-        {
-            "title": f"{kind} from {low:,} to {high:,}",
-            "type": "integer" if whole else "number",
-            "minimum": low,
-            "maximum": high,
-        }
-    )
+    title, name = f"{kind} from {low:,} to {high:,}", "integer" if whole else "number"
+    return BeforeValidator(check), WithJsonSchema({"title": title, "type": name, "minimum": low, "maximum": high})
 
 
 def _validate_label_name(value: object) -> str:
@@ -317,33 +283,23 @@ _NAME_SCHEMA = {**_TEXT_SCHEMA, "title": f"string other than `{ALL}`", "not": {"
 _TEXT = WithJsonSchema(_TEXT_SCHEMA)
 _ID = WithJsonSchema(_ID_SCHEMA)
 _NAME = WithJsonSchema(_NAME_SCHEMA)
-_IDS = WithJsonSchema(
-    {
-        "title": "mapping of names to Braze API identifiers",
-        "type": "object",
-        "propertyNames": _NAME_SCHEMA,
-        "additionalProperties": _ID_SCHEMA,
-    }
-)
-_NAMES = WithJsonSchema(
-    {"title": "list of names", "type": "array", "items": _TEXT_SCHEMA, "minItems": 1, "uniqueItems": True}
-)
-_MESSAGE_PARTS = WithJsonSchema(
-    {
-        "title": f"list of strings other than `{ALL}`",
-        "type": "array",
-        "items": _NAME_SCHEMA,
-        "minItems": 1,
-        "uniqueItems": True,
-    }
-)
-_LABELS = WithJsonSchema(
-    {
-        "title": "mapping of label names to strings",
-        "type": "object",
-        "propertyNames": {"pattern": f"^(?!__){_LABEL_NAME.pattern}$", "not": {"enum": sorted(ALERT_LABELS)}},
-        "additionalProperties": _TEXT_SCHEMA,
-    }
+
+
+def _list_schema(title: str, items: object) -> WithJsonSchema:
+    return WithJsonSchema({"title": title, "type": "array", "items": items, "minItems": 1, "uniqueItems": True})
+
+
+def _mapping_schema(title: str, names: object, values: object) -> WithJsonSchema:
+    return WithJsonSchema({"title": title, "type": "object", "propertyNames": names, "additionalProperties": values})
+
+
+_IDS = _mapping_schema("mapping of names to Braze API identifiers", _NAME_SCHEMA, _ID_SCHEMA)
+_NAMES = _list_schema("list of names", _TEXT_SCHEMA)
+_MESSAGE_PARTS = _list_schema(f"list of strings other than `{ALL}`", _NAME_SCHEMA)
+_LABELS = _mapping_schema(
+    "mapping of label names to strings",
+    {"pattern": f"^(?!__){_LABEL_NAME.pattern}$", "not": {"enum": sorted(ALERT_LABELS)}},
+    _TEXT_SCHEMA,
 )
 _SECONDS = WithJsonSchema({"title": "duration", "type": "string", "pattern": f"^(?=[0-9]){_DURATION.pattern}$"})
 _UNIT = WithJsonSchema({"title": "`hour` or `day`", "type": "string", "enum": [*Unit]})
@@ -361,7 +317,8 @@ _PATH = WithJsonSchema({**_TEXT_SCHEMA, "title": "file path"})
 Text = Annotated[str, BeforeValidator(_validate_text), _TEXT]
 Duration = Annotated[float, BeforeValidator(_validate_duration), _SECONDS]
 UnitName = Annotated[Unit, BeforeValidator(_validate_unit), _UNIT]
-ConfiguredName = Annotated[str, BeforeValidator(_validate_configured_name), _NAME]
+_CONFIGURED_NAME = _text_other_than_all(f'the name "{ALL}" is reserved for unfiltered queries; choose another name')
+ConfiguredName = Annotated[str, _CONFIGURED_NAME, _NAME]
 BrazeId = Annotated[str, _braze_id("on the page APIs and Identifiers in Braze"), _ID]
 NamedIds = Annotated[
     dict[ConfiguredName, BrazeId],
@@ -369,7 +326,9 @@ NamedIds = Annotated[
     _IDS,
 ]
 Selection = Annotated[tuple[Text, ...], _non_empty_list(f"names, such as [{ALL}]"), _NAMES]
-MessagePart = Annotated[str, BeforeValidator(_validate_message_part)]
+MessagePart = Annotated[
+    str, _text_other_than_all(f'must be a name in Braze, not "{ALL}"; without the list, everything is exported')
+]
 Channels = Annotated[
     tuple[MessagePart, ...], _non_empty_list("channels in Braze, such as [email, ios_push]"), _MESSAGE_PARTS
 ]
@@ -384,11 +343,20 @@ LabelName = Annotated[str, BeforeValidator(_validate_label_name)]
 AlertLabels = Annotated[dict[LabelName, Text], mapping_of("label names to values, such as {team: growth}"), _LABELS]
 OptionalCampaignId = Annotated[str | None, _braze_id("at the bottom of the campaign's page in Braze"), _ID]
 OptionalCanvasId = Annotated[str | None, _braze_id("under Analyze Variants on the Canvas's page in Braze"), _ID]
-OptionalSegment = Annotated[str | None, BeforeValidator(_validate_configured_name), _NAME]
-OptionalProduct = Annotated[str | None, BeforeValidator(_validate_product), _NAME]
+OptionalSegment = Annotated[str | None, _CONFIGURED_NAME, _NAME]
+OptionalProduct = Annotated[
+    str | None,
+    _text_other_than_all(
+        f'the name "{ALL}" is reserved; leave product out for all products together, or set regex: {ALL} for a product '
+        "of this name"
+    ),
+    _NAME,
+]
 OptionalRegex = Annotated[Regex | None, BeforeValidator(_validate_regex), _PATTERN]
 OptionalTimeZone = Annotated[ZoneInfo | None, BeforeValidator(_validate_timezone), _ZONE]
 OptionalUrl = Annotated[str | None, BeforeValidator(_validate_url), _URL]
 OptionalInstance = Annotated[str | None, BeforeValidator(_validate_instance), _INSTANCE]
-OptionalVariable = Annotated[str | None, BeforeValidator(_validate_variable), _ENVIRONMENT]
-OptionalKeyFile = Annotated[str | None, BeforeValidator(_validate_key_file), _PATH]
+OptionalVariable = Annotated[str | None, _if(_may_be_variable, MUST_BE_VARIABLE), _ENVIRONMENT]
+OptionalKeyFile = Annotated[
+    str | None, BeforeValidator(_check_encoding), _if(_may_be_key_file, MUST_BE_PATH), _PATH
+]  # the last validator runs first
