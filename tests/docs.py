@@ -6,6 +6,7 @@ Tests check that these parts are current.
 import argparse
 import json
 import re
+import textwrap
 import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -83,8 +84,9 @@ def documents() -> list[Path]:
 
 def code_blocks(language: str) -> list[str]:
     """Return the code blocks of all documents in a language."""
-    pattern = re.compile(rf"^```{language}\n(.*?)^```", re.DOTALL | re.MULTILINE)
-    return [block for path in documents() for block in pattern.findall(path.read_text(encoding="utf-8"))]
+    pattern = re.compile(rf"^( *)```{language}\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
+    texts = [path.read_text(encoding="utf-8") for path in documents()]
+    return [textwrap.dedent(block) for text in texts for _, block in pattern.findall(text)]
 
 
 def _fill_blocks(text: str, blocks: Mapping[str, str]) -> str:

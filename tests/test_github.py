@@ -23,9 +23,10 @@ FORMS = sorted(path for path in GITHUB.glob("ISSUE_TEMPLATE/*.yml") if path.name
     [
         ["check-jsonschema", "--builtin-schema=vendor.github-workflows", *map(str, WORKFLOWS)],
         ["check-jsonschema", "--builtin-schema=vendor.github-issue-forms", *map(str, FORMS)],
+        ["check-jsonschema", "--builtin-schema=vendor.dependabot", str(GITHUB / "dependabot.yml")],
         ["zizmor", "--offline", "--quiet", str(GITHUB)],
     ],
-    ids=["workflows", "forms", "zizmor"],
+    ids=["workflows", "forms", "updates", "zizmor"],
 )
 def test_github_files_pass_linters(command: list[str]) -> None:
     """Workflows and issue forms match their schemas. Workflows have pinned actions and minimal permissions."""
