@@ -121,8 +121,8 @@ def _families() -> Iterator[Family]:
 def _kind_table() -> str:
     """Return the table of the kinds: one row for each metric group."""
     rows = [
-        "| `<noun>` | value | config section | units | labels | counter | permission |",
-        "|---|---|---|---|---|---|---|",
+        "| `<noun>` | value | config section | units | labels, besides `workspace` | counter |",
+        "|---|---|---|---|---|---|",
     ]
     for kind in KINDS:
         for metric_group in (*kind.metric_groups, *kind.partial_groups):
@@ -131,9 +131,8 @@ def _kind_table() -> str:
                 metric_group.help_prefix,
                 f"`{kind.section}`",
                 ", ".join(unit.adverb for unit in kind.units),
-                _labels(("workspace", *metric_group.labels, *metric_group.series_labels)),
+                _labels((*metric_group.labels, *metric_group.series_labels)),
                 "yes" if metric_group.is_additive and "segment" not in metric_group.labels else "-",
-                f"`{kind.permission}`",
             )
             rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
