@@ -142,6 +142,16 @@ def test_every_dependency_has_a_reason() -> None:
     assert explained == needed
 
 
+def test_every_package_is_described() -> None:
+    """The documents describe each package and each module at the top level, and no other."""
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    described = re.findall(
+        r"`([\w.]+)/?`", "".join(re.findall(r"^\| (`.*?) \|", text.partition("\n## The way")[0], re.MULTILINE))
+    )
+    existing = {path.name for path in (ROOT / "braze_exporter").iterdir() if path.is_dir() or path.name == "cli.py"}
+    assert set(described) == existing - {"__pycache__"}
+
+
 def test_every_link_resolves() -> None:
     """Each relative link or image in the documents refers to an existing file, and to a heading in it."""
     texts = {path: path.read_text(encoding="utf-8") for path in docs.documents()}
