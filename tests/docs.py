@@ -24,7 +24,7 @@ from braze_exporter.config.schema import SECTIONS, Entry
 from braze_exporter.metrics.families import GAUGE_HELP, QUERY_FAMILIES, Family, build_counter, build_gauge
 from braze_exporter.metrics.promql import format_number
 from braze_exporter.metrics.self_metrics import QUERIES, SELF_METRICS, UP
-from braze_exporter.monitoring.dashboard import build_dashboard
+from braze_exporter.monitoring.dashboard import View, build_dashboard
 from braze_exporter.monitoring.kind_texts import alert_prefix
 from braze_exporter.monitoring.rules import as_yaml, build_builtin_rules, build_rules
 from braze_exporter.scheduler.plan import build_plan
@@ -37,7 +37,7 @@ CHART = ROOT / "deploy/helm/braze-exporter"
 SETTINGS = [CHART / "Chart.yaml", CHART / "values.yaml", ROOT / ".github/ISSUE_TEMPLATE/config.yml"]
 RULES = ROOT / "deploy/compose/prometheus/rules/exporter.yml"
 CHART_RULES = CHART / "files/rules.yml"
-DASHBOARD = ROOT / "deploy/compose/grafana/dashboards/demo.json"
+DASHBOARDS = {view: ROOT / f"deploy/compose/grafana/dashboards/{view}.json" for view in View}
 
 
 def generate_blocks() -> dict[str, str]:
@@ -73,7 +73,7 @@ def generate_files() -> dict[Path, str]:
         **{path: _set_repository(_fill_blocks(text, blocks)) for path, text in texts.items()},
         RULES: as_yaml(build_rules(plan, settings)),
         CHART_RULES: as_yaml(build_builtin_rules()),
-        DASHBOARD: json.dumps(build_dashboard(plan, settings.budget.reserve), indent=1) + "\n",
+        **{path: json.dumps(build_dashboard(view, plan), indent=1) + "\n" for view, path in DASHBOARDS.items()},
     }
 
 

@@ -29,6 +29,7 @@ from support import Program, free_port, wait_until, write_file
 from braze_exporter.braze.kinds import KINDS
 from braze_exporter.braze.lists import LIST_ENDPOINTS
 from braze_exporter.commands import arguments as cli
+from braze_exporter.monitoring.dashboard import View
 
 pytestmark = pytest.mark.no_cover
 
@@ -216,7 +217,7 @@ def test_compose_with_real_braze_uses_mounted_config() -> None:
     demo = cli.build_parser().parse_args(services()["braze-exporter"]["command"])
     assert demo.web_addresses == [cli.DEFAULT_ADDRESS]
     printed = dict(re.findall(r"exec -T braze-exporter \\\n# +(braze-exporter .+) > (\S+)\n", head))
-    assert {ROOT / path for path in printed.values()} == {docs.RULES, docs.DASHBOARD}
+    assert {ROOT / path for path in printed.values()} == {docs.RULES, docs.DASHBOARDS[View.BRAZE]}
     for command in printed:  # they run in the directory of the config
         assert cli.build_parser().parse_args(command.split()[1:]).config_file == PurePosixPath(options.config_file).name
 

@@ -109,12 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
     discover_parser.add_argument("--snippet", action="store_true", help="Print only the sections of each workspace.")
     discover_parser.add_argument("--archived", action="store_true", help="Include archived items, commented out.")
     _add_backfill(commands)
-    dashboard_parser = _add_command(
-        commands,
-        "dashboard",
-        "Print the Grafana dashboard for the config file as JSON. Without --config.file, it is for all kinds.",
-    )
-    _add_optional_config(dashboard_parser)
+    _add_dashboard(commands)
     _add_rules(commands)
     _add_command(commands, "schema", "Print the JSON Schema of the config file, for editors.")
     return top
@@ -157,6 +152,42 @@ def _add_optional_config(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_dashboard(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    dashboard = _add_command(
+        commands,
+        "dashboard",
+        "Print a Grafana dashboard for the config file as JSON. Without --config.file, it is for all kinds.",
+    )
+    _add_optional_config(dashboard)
+    dashboard.add_argument(
+        "--view",
+        choices=("braze", "exporter"),
+        default="braze",
+        help="What the dashboard shows: braze for what Braze counts, exporter for the state of the exporter (default: "
+        "%(default)s).",
+    )
+    dashboard.add_argument(
+        "--for",
+        dest="target",
+        choices=("provisioning", "import"),
+        default="provisioning",
+        help="How Grafana gets the dashboard. With import, it asks for the data source, as grafana.com does (default: "
+        "%(default)s).",
+    )
+    dashboard.add_argument(
+        "--uid",
+        type=_parse_with(_parse_uid),
+        metavar="UID",
+        help="The uid, which must differ between dashboards (default: braze or braze-exporter).",
+    )
+    dashboard.add_argument(
+        "--title",
+        type=_parse_with(_parse_not_empty),
+        metavar="TEXT",
+        help="The title (default: Braze or Braze exporter).",
+    )
+
+
 def _add_rules(commands: "argparse._SubParsersAction[_Parser]") -> None:
     rules = _add_command(
         commands,
@@ -179,7 +210,7 @@ def _add_rules(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
     rules.add_argument(
         "--job",
-        type=_parse_with(_parse_job),
+        type=_parse_with(_parse_not_empty),
         metavar="NAME",
         help="Name of the exporter's job in Prometheus. With it, BrazeExporterDown fires for each target of the job "
         "that is down. Without it, BrazeExporterDown fires if metrics are missing (default: none).",
@@ -322,10 +353,17 @@ def _parse_http_url(text: str) -> str:
     return text
 
 
-def _parse_job(text: str) -> str:
+def _parse_not_empty(text: str) -> str:
     """Return `text` unchanged. Raises `ValueError` if it is empty."""
     if not text:
         raise ValueError("must not be empty")
+    return text
+
+
+def _parse_uid(text: str) -> str:
+    """Return `text` unchanged. Raises `ValueError` if Grafana would refuse it as a uid."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", text):
+        raise ValueError("must have 1 to 40 letters, digits, - or _")
     return text
 
 

@@ -1,4 +1,4 @@
-"""The command `dashboard`: prints the Grafana dashboard for a config, or for all kinds."""
+"""The command `dashboard`: prints a Grafana dashboard for a config, or for all kinds."""
 
 import argparse
 import json
@@ -6,17 +6,18 @@ from collections.abc import Mapping
 
 from braze_exporter.commands.exit_codes import SUCCESS
 from braze_exporter.commands.plan import read_plan
-from braze_exporter.config.schema import Budget
-from braze_exporter.monitoring import dashboard as grafana
-from braze_exporter.monitoring.generic_plan import build_generic_plan
+from braze_exporter.monitoring.dashboard import View, build_dashboard
 
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Print the dashboard. Neither the network nor the API keys are used."""
-    if options.config_file is None:
-        dashboard = grafana.build_dashboard(build_generic_plan(), Budget().reserve)
-    else:
-        config, plan = read_plan(options, environ)
-        dashboard = grafana.build_dashboard(plan, config.settings.budget.reserve)
+    plan = None if options.config_file is None else read_plan(options, environ)[1]
+    dashboard = build_dashboard(
+        View(options.view),
+        plan,
+        uid=options.uid or "",
+        title=options.title or "",
+        is_for_import=options.target == "import",
+    )
     print(json.dumps(dashboard, indent=2))
     return SUCCESS

@@ -1,212 +1,196 @@
-"""Grafana panels as dataclasses, and their layout. Independent of Braze.
+"""Grafana panels, and their layout. Independent of Braze."""
 
-Grafana's schema allows only objects as values of overrides. So the color and the style of a line can be overridden, but
-not its width. Overrides select series by a list of names, not by a pattern.
-"""
-
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
 from typing import Any
 
 Json = dict[str, Any]
 
 # The dashboard variable for the Prometheus data source.
 DATASOURCE: Json = {"type": "prometheus", "uid": "${datasource}"}
+GREY = "#8e8e8e"
+# The text of a panel that is empty only if the exporter has no data.
+NO_DATA = "No data: the exporter is down, or has not fetched it yet."
 _COLUMNS = 24
-
-SOLID: Json = {"fill": "solid"}
-DASHED: Json = {"fill": "dash", "dash": [10, 10]}
-DOTTED: Json = {"fill": "dot", "dash": [2, 6]}
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A query and its legend format. Series whose legend is in `names` are drawn with `color` and the style `line`."""
+    """A query, its legend format, and the minimum interval between its points.
+
+    `$__rate_interval` is at least four times `interval`, so it must be at least the scrape interval.
+    """
 
     expr: str
     legend: str = ""
-    names: tuple[str, ...] = ()
-    color: str = ""
-    line: Json = field(default_factory=lambda: SOLID)
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """A panel without its position.
-
-    `interval` is the minimum interval between its points. The panel is repeated for each selected value of the variable
-    `repeat`, if that is not empty.
-    """
-
-    title: str
-    description: str
-    type: str
-    targets: tuple[Target, ...]
-    defaults: Json
-    options: Json
-    height: int = 8
     interval: str = ""
-    repeat: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A heading and lines of panels. The panels of a line have the same width."""
+    """A heading and its panels, which fill lines of the grid from left to right."""
 
     title: str
-    lines: tuple[Sequence[Panel], ...]
+    panels: Sequence[Json]
     is_collapsed: bool = False
 
 
-@dataclass(slots=True)
-class Grid:
-    """Places rows below each other, and gives each panel an id."""
+def lay_out(rows: Iterable[Row]) -> list[Json]:
+    """Return the rows below each other, with an id for each panel. A row without a title has no heading.
 
-    _number: int = 0
-    _bottom: int = 0
-    panels: list[Json] = field(default_factory=list)
-
-    def add(self, row: Row) -> None:
-        """Place a row and its panels. A row without a title has no heading; a row without panels is skipped."""
-        if not any(row.lines):
-            return
-        if not row.title:
-            self.panels += self._lines(row.lines)
-            return
-        heading: Json = {
-            "type": "row",
-            "id": self._next(),
-            "title": row.title,
-            "gridPos": {"x": 0, "y": self._bottom, "w": _COLUMNS, "h": 1},
-            "collapsed": row.is_collapsed,
-            "panels": [],
-        }
-        self._bottom += 1
-        below = self._bottom
-        panels = list(self._lines(row.lines))
+    The last panel of a line is as wide as what remains of the line. Rows without panels are left out.
+    """
+    result: list[Json] = []
+    ids = itertools.count(1)
+    bottom = 0
+    for row in rows:
+        if not row.panels:
+            continue
+        panels = [] if row.is_collapsed else result
+        if row.title:
+            place = {"x": 0, "y": bottom, "w": _COLUMNS, "h": 1}
+            heading = {"type": "row", "id": next(ids), "title": row.title, "gridPos": place}
+            result.append({**heading, "collapsed": row.is_collapsed, "panels": panels if row.is_collapsed else []})
+            bottom += 1
+        below, left = bottom, 0
+        for panel, following in itertools.zip_longest(row.panels, row.panels[1:]):
+            width, height = panel["gridPos"]["w"], panel["gridPos"]["h"]
+            if following is None or left + width + following["gridPos"]["w"] > _COLUMNS:
+                width = _COLUMNS - left
+            panels.append({**panel, "id": next(ids), "gridPos": {"x": left, "y": bottom, "w": width, "h": height}})
+            left += width
+            if left == _COLUMNS:
+                left = 0
+                bottom += height
         if row.is_collapsed:
-            heading["panels"] = panels
-            self._bottom = below  # collapsed panels use no height
-            panels = []
-        self.panels += [heading, *panels]
-
-    def _lines(self, lines: Iterable[Sequence[Panel]]) -> Iterator[Json]:
-        for line in lines:
-            edges = [_COLUMNS * at // max(len(line), 1) for at in range(len(line) + 1)]
-            for panel, left, right in zip(line, edges, edges[1:], strict=False):
-                position = {"x": left, "y": self._bottom, "w": right - left, "h": panel.height}
-                yield _panel_json(panel, self._next(), position)
-            self._bottom += max((panel.height for panel in line), default=0)
-
-    def _next(self) -> int:
-        self._number += 1
-        return self._number
-
-
-def _panel_json(panel: Panel, number: int, position: Json) -> Json:
-    is_instant = panel.type in {"stat", "bargauge"}
-    names = [chr(ord("A") + index) for index in range(len(panel.targets))]
-    result: Json = {
-        "type": panel.type,
-        "id": number,
-        "title": panel.title,
-        "description": panel.description,
-        "datasource": DATASOURCE,
-        "gridPos": position,
-        "targets": [
-            {
-                "refId": name,
-                "datasource": DATASOURCE,
-                "editorMode": "code",
-                "expr": target.expr,
-                "legendFormat": target.legend or "__auto",
-                "instant": is_instant,
-                "range": not is_instant,
-            }
-            for name, target in zip(names, panel.targets, strict=True)
-        ],
-        "fieldConfig": {
-            "defaults": panel.defaults,
-            "overrides": [_override(target) for target in panel.targets if target.names],
-        },
-        "options": panel.options,
-    }
-    if panel.interval:
-        result["interval"] = panel.interval
-    if panel.repeat:
-        result |= {"repeat": panel.repeat, "repeatDirection": "h", "maxPerRow": 3}
+            bottom = below  # collapsed panels use no height
     return result
-
-
-def _override(target: Target) -> Json:
-    return {
-        "matcher": {"id": "byNames", "options": {"mode": "include", "names": [*target.names]}},
-        "properties": [
-            {"id": "color", "value": {"mode": "fixed", "fixedColor": target.color}},
-            {"id": "custom.lineStyle", "value": target.line},
-        ],
-    }
 
 
 def steps(first: str, *others: tuple[float, str]) -> Json:
     """Return thresholds: the first color, and the values from which the other colors apply."""
-    result = [{"value": None, "color": first}, *({"value": value, "color": color} for value, color in others)]
-    return {"mode": "absolute", "steps": result}
+    colors = [{"value": None, "color": first}, *({"value": value, "color": color} for value, color in others)]
+    return {"mode": "absolute", "steps": colors}
 
 
-def stat(
-    title: str,
-    description: str,
-    *targets: Target,
-    thresholds: Json,
-    unit: str = "short",
-    decimals: int = 0,
-    value_texts: Mapping[str, str] | None = None,
-) -> Panel:
-    """Return a stat panel with one number for each target. If any target has a legend, the legends are shown.
+def numbers(
+    unit: str = "locale",
+    *,
+    decimals: int | None = 0,
+    thresholds: Json | None = None,
+    values: Mapping[str, tuple[str, str]] | None = None,
+    unknown: str = "unknown",
+) -> Json:
+    """Return the field config of numbers: colored by `thresholds`, or grey with the text `unknown` if missing.
 
-    `value_texts` maps values to the texts that are shown instead.
+    `values` maps values to the text and the color that are shown instead. An empty text keeps the value.
     """
-    defaults: Json = {
-        "unit": unit,
-        "decimals": decimals,
-        "noValue": "unknown",
-        "color": {"mode": "thresholds"},
-        "thresholds": thresholds,
+    options = {
+        value: {**({"text": text} if text else {}), "color": color, "index": index}
+        for index, (value, (text, color)) in enumerate((values or {}).items())
     }
-    if value_texts is not None:
-        options = {value: {"text": text, "index": index} for index, (value, text) in enumerate(value_texts.items())}
-        defaults["mappings"] = [{"type": "value", "options": options}]
-    panel_options = {
+    # Without a mapping, Grafana shows a missing value in the color of 0.
+    missing = {"match": "null+nan", "result": {"text": unknown, "color": GREY, "index": len(options)}}
+    return {
+        "unit": unit,
+        "color": {"mode": "thresholds"},
+        "thresholds": thresholds or steps("text"),
+        "mappings": [{"type": "value", "options": options}] * bool(options) + [{"type": "special", "options": missing}],
+        "noValue": unknown,
+        **({} if decimals is None else {"decimals": decimals}),
+    }
+
+
+def stat(title: str, description: str, expr: str, field: Json, *, width: int = 3) -> Json:
+    """Return a panel with the current value of an expression in large type."""
+    options = {
         "colorMode": "value",
         "graphMode": "none",
-        "textMode": "value_and_name" if any(target.legend for target in targets) else "value",
-        **_last_value_options(),
+        "textMode": "value",
+        "justifyMode": "center",
+        "text": {"valueSize": 36},
+        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
     }
-    return Panel(title, description, "stat", targets, defaults, panel_options, height=4)
+    return _panel(title, description, [Target(expr)], kind="stat", size=(width, 4), field=field, options=options)
 
 
-def bars(
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table: the name of its label or the refId of its query, its title, and how it looks.
+
+    Numbers are colored text, or bars if `is_bar`. `width` is in pixels, and 0 for a share of the rest. `link` is a URL.
+    """
+
+    source: str
+    title: str
+    field: Json | None = None
+    is_bar: bool = False
+    width: int = 0
+    link: str = ""
+
+
+def table(
     title: str,
     description: str,
-    targets: Sequence[Target],
+    exprs: Sequence[str],
+    columns: Sequence[Column],
     *,
-    unit: str,
-    thresholds: Json,
-    no_value: str = "none",
-    bounds: Mapping[str, float] | None = None,
-) -> Panel:
-    """Return a panel with a horizontal bar for each series, in the order of the query result."""
-    defaults = {
-        "unit": unit,
-        "decimals": 0,
-        "noValue": no_value,
-        "color": {"mode": "thresholds"},
-        "thresholds": thresholds,
-        **(bounds or {}),
+    no_value: str,
+    width: int = 24,
+    height: int = 8,
+    hidden: Sequence[str] = (),
+    sort: tuple[str, bool] | None = None,
+    matrix: tuple[str, str] | None = None,
+) -> Json:
+    r"""Return a table with a column for each of `columns`, from the current results of `exprs`, joined by their labels.
+
+    The queries have the refIds A, B, … `hidden` are labels without a column. `sort` is the title of a column, and
+    whether to sort it in descending order. With `matrix`, a label for columns and one for rows, it is a table of the
+    values of the only query by both. Its first column is named `ROW\COLUMN` after them.
+    """
+    value_names = {letter: f"Value #{letter}" if len(exprs) > 1 else "Value" for letter in ascii_uppercase}
+    names = [value_names.get(column.source, column.source) for column in columns]
+    organize = {
+        "excludeByName": dict.fromkeys(("Time", *hidden), True),
+        "indexByName": {name: index for index, name in enumerate(names)},
+        "renameByName": dict(zip(names, (column.title for column in columns), strict=True)),
     }
-    options = {"displayMode": "basic", "orientation": "horizontal", "showUnfilled": True, **_last_value_options()}
-    return Panel(title, description, "bargauge", tuple(targets), defaults, options)
+    transformations: list[Json] = [{"id": "organize", "options": organize}]
+    if len(exprs) > 1:
+        transformations.insert(0, {"id": "merge", "options": {}})
+    if matrix is not None:
+        column_field, row_field = matrix
+        options = {"columnField": column_field, "rowField": row_field, "valueField": "Value", "emptyValue": "null"}
+        transformations.insert(0, {"id": "groupingToMatrix", "options": options})
+    result = _panel(
+        title,
+        description,
+        map(Target, exprs),
+        kind="table",
+        size=(width, height),
+        field=numbers(unknown="-") | {"noValue": no_value, "custom": {"align": "auto", "filterable": False}},
+        options={"cellHeight": "sm", "sortBy": [{"displayName": sort[0], "desc": sort[1]}] if sort else []},
+        overrides=[_column_override(column) for column in columns],
+        format="table",
+    )
+    return {**result, "transformations": transformations}
+
+
+def _column_override(column: Column) -> Json:
+    # Without its own text, an empty cell has that of an empty table.
+    properties: Json = {"noValue": "-", "unit": "string", **(column.field or {})}
+    if column.is_bar:
+        properties["custom.cellOptions"] = {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"}
+    elif column.field is not None:
+        properties["custom.cellOptions"] = {"type": "color-text"}
+    if column.width:
+        properties["custom.width"] = column.width
+    if column.link:
+        properties["links"] = [{"title": column.title, "url": column.link}]
+    matcher = {"id": "byName", "options": column.title}
+    return {"matcher": matcher, "properties": [{"id": key, "value": value} for key, value in properties.items()]}
 
 
 def chart(
@@ -214,52 +198,104 @@ def chart(
     description: str,
     targets: Sequence[Target],
     *,
-    unit: str,
-    interval: str,
-    limit: float | None = None,
+    unit: str = "locale",
+    interval: str = "1m",
+    time_from: str = "",
     style: str = "line",
-    repeat: str = "",
+    width: int = 12,
+    height: int = 8,
+    decimals: int | None = None,
+    colors: Mapping[str, str] | None = None,
     can_be_negative: bool = False,
-) -> Panel:
+    no_value: str = "No data",
+) -> Json:
     """Return a panel with lines over time. `style` is `line`, `steps`, `bars` or `stacked`.
 
-    `limit` draws a dashed red line. The axis begins at 0 unless `can_be_negative`.
+    `time_from` is the length of its time range, if it differs from that of the dashboard. `colors` are the colors of
+    series by their legends. The axis begins at 0, or includes it if `can_be_negative`.
     """
     stacked = style in {"bars", "stacked"}
     custom: Json = {
         "drawStyle": "bars" if style == "bars" else "line",
-        "lineInterpolation": "stepAfter" if style == "steps" else "linear",
+        "lineInterpolation": "stepAfter" if style in {"steps", "stacked"} else "linear",
         "lineWidth": 1,
-        "fillOpacity": 50 if stacked else 0,
-        "showPoints": "auto" if style == "steps" else "never",
+        "fillOpacity": 60 if stacked else 0,
+        "showPoints": "auto",
         "spanNulls": False,
         "stacking": {"mode": "normal" if stacked else "none", "group": "A"},
     }
-    defaults: Json = {"unit": unit, "color": {"mode": "palette-classic"}, "custom": custom}
-    if not can_be_negative:
-        defaults["min"] = 0
-    if limit is not None:
-        custom["thresholdsStyle"] = {"mode": "dashed"}
-        defaults["thresholds"] = steps("transparent", (limit, "red"))
+    field: Json = {"unit": unit, "color": {"mode": "palette-classic"}, "custom": custom, "noValue": no_value}
+    if can_be_negative:
+        custom["axisSoftMin"] = 0
+    else:
+        field["min"] = 0
+    if decimals is not None:
+        field["decimals"] = decimals
     options = {
-        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []},
+        "legend": {
+            "displayMode": "table",
+            "placement": "right",
+            "showLegend": True,
+            "calcs": ["lastNotNull", "max"],
+            "sortBy": "Last *",
+            "sortDesc": True,
+        },
         "tooltip": {"mode": "multi", "sort": "desc"},
     }
-    return Panel(title, description, "timeseries", tuple(targets), defaults, options, interval=interval, repeat=repeat)
+    overrides = [
+        {
+            "matcher": {"id": "byName", "options": name},
+            "properties": [{"id": "color", "value": {"mode": "fixed", "fixedColor": color}}],
+        }
+        for name, color in (colors or {}).items()
+    ]
+    result = _panel(
+        title,
+        description,
+        targets,
+        kind="timeseries",
+        size=(width, height),
+        field=field,
+        options=options,
+        overrides=overrides,
+    )
+    return {**result, "interval": interval, **({"timeFrom": time_from} if time_from else {})}
 
 
-def timeline(title: str, description: str, targets: Sequence[Target], *, states: Mapping[str, Json]) -> Panel:
-    """Return a state timeline with one line for each series. `states` maps each value to its text and color."""
-    defaults = {"mappings": [{"type": "value", "options": dict(states)}], "color": {"mode": "thresholds"}}
-    options = {
-        "mergeValues": True,
-        "showValue": "never",
-        "rowHeight": 0.8,
-        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": False, "calcs": []},
-        "tooltip": {"mode": "single", "sort": "none"},
+def _panel(
+    title: str,
+    description: str,
+    targets: Iterable[Target],
+    *,
+    kind: str,
+    size: tuple[int, int],
+    field: Json,
+    options: Json,
+    overrides: Sequence[Json] = (),
+    format: str = "time_series",  # noqa: A002 - Grafana's name
+) -> Json:
+    """Return a panel without its position. `size` is its width and height. Only charts show a range of time."""
+    is_range = kind == "timeseries"
+    return {
+        "type": kind,
+        "title": title,
+        "description": description,
+        "datasource": DATASOURCE,
+        "gridPos": dict(zip("wh", size, strict=True)),
+        "targets": [
+            {
+                "refId": letter,
+                "datasource": DATASOURCE,
+                "editorMode": "code",
+                "expr": target.expr,
+                "legendFormat": target.legend or "__auto",
+                "format": format,
+                "instant": not is_range,
+                "range": is_range,
+                **({"interval": target.interval} if target.interval else {}),
+            }
+            for letter, target in zip(ascii_uppercase, targets, strict=False)
+        ],
+        "fieldConfig": {"defaults": field, "overrides": [*overrides]},
+        "options": options,
     }
-    return Panel(title, description, "state-timeline", tuple(targets), defaults, options, interval="1m")
-
-
-def _last_value_options() -> Json:
-    return {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}}

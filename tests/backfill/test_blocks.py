@@ -32,7 +32,7 @@ from support import (
 )
 
 from braze_exporter.config.loading import load_config
-from braze_exporter.monitoring.panel_groups import panel_groups
+from braze_exporter.monitoring.series_groups import series_groups
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator.traffic import Counts, Traffic, TrafficShape
 
@@ -207,9 +207,8 @@ def test_dashboards_show_backfilled_history_without_gaps(scene: Scene) -> None:
     """The dashboard queries return a value every half hour for two weeks, for hourly and daily data."""
     config = load_config(scene.config, "config.yaml", {"BRAZE_API_KEY": KEY})
     started = scene.start + 30 * 24 * HOUR
-    for item in panel_groups(build_plan(config)):
-        for unit in item.units:
-            expr = re.sub(r"\$\{\w+:regex\}", ".+", item.last_value(unit, "settled"))
-            values_by_labels = scene.server.query_range(expr, started, started + 14 * 24 * HOUR, 1_800)
-            assert values_by_labels
-            assert {len(values) for values in values_by_labels.values()} == {14 * 48 + 1}
+    for group in series_groups(build_plan(config)):
+        expr = re.sub(r"\$\{\w+:regex\}", ".+", group.gauge("settled"))
+        values_by_labels = scene.server.query_range(expr, started, started + 14 * 24 * HOUR, 1_800)
+        assert values_by_labels
+        assert {len(values) for values in values_by_labels.values()} == {14 * 48 + 1}

@@ -29,7 +29,7 @@ from braze_exporter.config.loading import load_config
 from braze_exporter.config.regex import RegexError, compile_regex
 from braze_exporter.metrics.promql import quote
 from braze_exporter.metrics.self_metrics import LIST_LAST_SUCCESS, LIST_SUSPECT
-from braze_exporter.monitoring.dashboard import build_dashboard
+from braze_exporter.monitoring.dashboard import View, build_dashboard
 from braze_exporter.monitoring.selector_queries import selector_queries
 from braze_exporter.scheduler.plan import build_plan
 
@@ -256,7 +256,7 @@ def test_workspace_with_only_selectors_has_rules_and_dashboard(tmp_path: Path) -
     for command in ("rules", "dashboard"):
         done = run_program(command, f"--config.file={path}")
         assert (done.returncode, "Traceback" in done.stderr) == (0, False)
-    board = json.dumps(build_dashboard(build_plan(load_config(text, "x.yaml")), 0.2))
+    board = json.dumps(build_dashboard(View.BRAZE, build_plan(load_config(text, "x.yaml"))))
     assert "braze_custom_events_hourly_settled" in board
     assert "braze_custom_events_daily_settled" in board
 

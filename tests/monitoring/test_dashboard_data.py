@@ -1,4 +1,4 @@
-"""Test end to end that every dashboard query returns data from a real Prometheus for every selection.
+"""Test end to end that every query of the dashboards returns data from a real Prometheus for every selection.
 
 Prometheus holds fifteen days of the exporter's series, one sample an hour. It then scrapes the exporter while Braze
 fails. The tests replace variables in queries as Grafana's source code does.
@@ -13,14 +13,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import product
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 import response_faults
 import transfer_faults
+from dashboards import panels
 from recorded_counts import RecordedCounts
 from servers import Labels, Prometheus, backfill, require_tool, running_prometheus
 from simulated_braze import FaultInjectingBraze
@@ -39,12 +38,10 @@ from support import (
     write_file,
 )
 
-from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.config.loading import load_config
-from braze_exporter.metrics.families import GAUGE_HELP, QUERY_FAMILIES, build_counter, build_gauge
-from braze_exporter.metrics.self_metrics import QUERIES, REVISION_DELAY, SELF_METRICS, TIMEZONE_MISMATCH, UP
-from braze_exporter.scheduler.plan import build_plan, can_feed_counter
+from braze_exporter.metrics.self_metrics import REVISION_DELAY
+from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory
 from braze_exporter.simulator.server import serve
 
@@ -75,20 +72,9 @@ OTHER_SECTIONS = f"""\
 STAGING = """
 {event: purchase}
 {event: only_ios, apps: [ios]}
+{event: misspelled}
 """
 RISING = "purchase"
-CHANNELS = {
-    "campaign_messages": ("email", "in_app_message"),
-    "campaign_message_revenue_dollars": ("email", "in_app_message"),
-    "canvas_messages": ("email", "ios_push"),
-    "canvas_message_revenue_dollars": ("email", "ios_push"),
-}
-# Groups of variables whose labels occur together in some series.
-COMBINED_LABELS = (
-    ("workspace", "event", "app", "segment"),
-    ("workspace", "app", "product", "campaign", "canvas", "channel"),
-)
-EXPORTER_METRICS = {family.name for family in (UP, QUERIES, *SELF_METRICS)}
 # The occurrences per hour in the history, and the factors by which they change for the last day.
 BEFORE, RISE, FALL = 100, 2.0, 0.5
 
@@ -128,65 +114,43 @@ def steady_counts(this_hour: int) -> RecordedCounts:
 
 @dataclass
 class Scene:
-    """Holds the Prometheus server, the dashboard, the queries and the time to evaluate them at."""
+    """Holds the Prometheus server, the dashboards, the queries and the time to evaluate them at."""
 
     server: Prometheus
-    board: Json
+    boards: Mapping[str, Json]
     queries: tuple[Query, ...]
     at: float
 
     @property
-    def panels(self) -> list[Json]:
-        """Return all panels except row headings, collapsed ones included."""
-        return [
-            panel
-            for outer in self.board["panels"]
-            for panel in ([outer] if outer["type"] != "row" else outer["panels"])
-        ]
+    def targets(self) -> Iterator[tuple[Json, str]]:
+        """Yield all queries of the dashboards with their panels, those of collapsed rows included."""
+        for board in self.boards.values():
+            for panel in panels(board):
+                yield from ((panel, target["expr"]) for target in panel["targets"])
 
     @property
     def variables(self) -> dict[str, str]:
-        """Return the query of each variable that lists label values, each variable after those it depends on."""
-        return {item["name"]: item["query"] for item in self.board["templating"]["list"] if item["type"] == "query"}
+        """Return the query of each variable that lists label values."""
+        items = self.boards["braze"]["templating"]["list"]
+        return {item["name"]: item["query"] for item in items if item["type"] == "query"}
 
     def values(self, variable: str, choice: Mapping[str, Sequence[str]]) -> list[str]:
-        """Return the values of a variable under the selection in the variables before it."""
+        """Return the values of a variable under the selection in the other variables."""
         match = re.fullmatch(r"label_values\((.+), (\w+)\)", self.variables[variable])
         assert match
-        return self.server.label_values(match[2], interpolated(match[1], choice))
-
-    def choices(self, expr: str, repeat: str = "") -> Iterator[dict[str, Sequence[str]]]:
-        """Yield the selections to test for a query: All, each value of each variable in it, and two events.
-
-        A repeated chart is tested for each value of the variable `repeat`. For variables whose labels never occur
-        together, all combinations are tested with All in the other variables.
-        """
-        texts = expr + self.variables.get(repeat, "")
-        names = [name for name in self.variables if f"${{{name}:regex}}" in texts and name != repeat]
-        for group in COMBINED_LABELS:
-            offers = [self.variable_choices[name] if name in group else [()] for name in names]
-            for values in product(*offers):
-                choice = dict(zip(names, values, strict=True))
-                yield from (
-                    ({**choice, repeat: (value,)} for value in self.values(repeat, choice)) if repeat else [choice]
-                )
-
-    @cached_property
-    def variable_choices(self) -> Mapping[str, Sequence[Sequence[str]]]:
-        """Return the selections to test for each variable: All, each value, and two events."""
-        choices = {name: [(), *((value,) for value in self.values(name, {}))] for name in self.variables}
-        choices["event"].append(("purchase", ODD_NAME))
-        return choices
+        selector = match[1] if "{" in match[1] else f"{match[1]}{{}}"
+        return self.server.label_values(match[2], interpolated(selector, choice))
 
     def query(self, expr: str, choice: Mapping[str, Sequence[str]]) -> dict[Labels, float]:
         """Return the instant vector of a query for a choice of variables, without NaN values."""
         vector = self.server.query(interpolated(expr, choice), self.at)
         return {labels: value for labels, value in vector.items() if not math.isnan(value)}
 
-    def panel(self, title: str) -> Json:
-        """Return a panel by its title."""
-        result: Json = next(panel for panel in self.panels if panel["title"] == title)
-        return result
+    def results(self, title: str, ref: str = "A", **choice: Sequence[str]) -> dict[Labels, float]:
+        """Return the result of a query of a panel."""
+        found = (panel for board in self.boards.values() for panel in panels(board) if panel["title"] == title)
+        targets = {target["refId"]: target["expr"] for target in next(found)["targets"]}
+        return self.query(targets[ref], choice)
 
 
 def interpolated(text: str, choice: Mapping[str, Sequence[str]]) -> str:
@@ -200,66 +164,16 @@ def interpolated(text: str, choice: Mapping[str, Sequence[str]]) -> str:
     return re.sub(r"\$\{(\w+):regex\}", replace, text).replace("$__rate_interval", "1m")
 
 
-def is_configured(expr: str, queries: Sequence[Query]) -> bool:
-    """Return whether the config has all series of at least one part of a query, for one subject."""
-    return any(_is_configured(part, queries) for part in re.split(r"\n  or\n", expr))
-
-
-def _is_configured(expr: str, queries: Sequence[Query]) -> bool:
-    wanted = []
-    for name, inside in re.findall(r"(\w*)\{((?:[^{}`\"]|`[^`]*`|\"[^\"]*\")*)\}", expr):
-        matchers = {
-            label: quoted or (plain if sign == "=~" else re.escape(plain))
-            for label, sign, quoted, plain in re.findall(r"(\w+)(=~|=)(?:`([^`]*)`|\"([^\"]*)\")", inside)
-        }
-        wanted.append({"__name__": name, **matchers})
-    groups: dict[tuple[object, ...], list[Query]] = {}
-    for query in queries:
-        groups.setdefault((query.kind, query.subject if query.kind.metric_group.labels else ""), []).append(query)
-    return any(
-        all(any(_matches(query, matchers) for query in group) for matchers in wanted) for group in groups.values()
-    )
-
-
-def _matches(query: Query, matchers: Mapping[str, str]) -> bool:
-    """Return whether a query has a matching series. For the exporter's own metrics only the workspace is compared."""
-    name = matchers["__name__"]
-    if name.removesuffix("_bucket") in EXPORTER_METRICS:
-        if name == TIMEZONE_MISMATCH.name and query.unit is not Unit.DAY:
-            return False
-        return bool(re.fullmatch(matchers.get("workspace", ".*"), query.workspace))
-    if name in {family.name for family in QUERY_FAMILIES}:
-        labels = dict(query.query_labels)
-        return all(re.fullmatch(text, labels[label]) for label, text in matchers.items() if label != "__name__")
-    for metric_group in query.metric_groups:
-        names = [
-            build_gauge(query.kind, metric_group, query.unit, measure).name
-            for measure in GAUGE_HELP
-            if measure != "baseline" or query.baseline_weeks
-        ]
-        names += (
-            [build_counter(query.kind, metric_group).name]
-            if can_feed_counter(query) and metric_group.is_additive
-            else []
-        )
-        channels = CHANNELS[metric_group.name] if metric_group.series_labels else ("",)
-        label_sets = [
-            {**dict(query.labels), "channel": channel, "stat": "sent" if channel else ""} for channel in channels
-        ]
-        if any(re.fullmatch(name, candidate) for candidate in names) and any(
-            all(re.fullmatch(text, labels.get(label, "")) for label, text in matchers.items() if label != "__name__")
-            for labels in label_sets
-        ):
-            return True
-    return False
-
-
 def history(page: MetricsPage, instance: str, end: float, days: int) -> Iterator[str]:
     """Yield samples of the series of `page` for the last `days`, one an hour, as OpenMetrics lines.
 
     Counters of Braze's data rise by `BEFORE` an hour, and by `RISE` or `FALL` times that in the last day. Histograms
-    and other counters rise by one. Timestamps keep their age, and other values stay the same.
+    and other counters rise by one. All end at the value of the page. Timestamps keep their age, and other values stay
+    the same. An alert fires.
     """
+    alert = 'alertname="BrazeEventDrop",workspace="production",event="purchase",severity="critical"'
+    yield f'ALERTS{{{alert},alertstate="firing"}} 1 {end}\n'
+    yield f"ALERTS_FOR_STATE{{{alert}}} {end - HOUR} {end}\n"
     for (name, labels), value in sorted(page.samples.items(), key=lambda item: (item[0][0], sorted(item[0][1]))):
         if not name.startswith("braze_"):
             continue
@@ -267,15 +181,13 @@ def history(page: MetricsPage, instance: str, end: float, days: int) -> Iterator
         label_pairs = ",".join(
             f"{label}={json.dumps(text, ensure_ascii=False)}" for label, text in pairs.items() if text
         )
-        total = 0.0
+        is_own = name.startswith(("braze_api", "braze_exporter", REVISION_DELAY.name))
+        is_count = name.endswith(("_total", "_bucket", "_count", "_sum"))
+        last_day = BEFORE * (RISE if pairs.get("event") == RISING else FALL)
         for hour in range(days * 24, -1, -1):
-            rise = 1.0
-            if not name.startswith(("braze_api", "braze_exporter", REVISION_DELAY.name)):
-                rise = BEFORE * (1 if hour >= 24 else RISE if pairs.get("event") == RISING else FALL)
-            total += rise
-            is_count = name.endswith(("_total", "_bucket", "_count", "_sum"))
-            was = total if is_count else value - hour * HOUR if name.endswith("_timestamp_seconds") else value
-            yield f"{name}{{{label_pairs}}} {was} {end - hour * HOUR}\n"
+            rise = hour if is_own else last_day * min(hour, 24) + BEFORE * max(hour - 24, 0)
+            age = hour * HOUR if name.endswith("_timestamp_seconds") else rise if is_count else 0
+            yield f"{name}{{{label_pairs}}} {value - age} {end - hour * HOUR}\n"
     yield "# EOF\n"
 
 
@@ -297,7 +209,10 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         text = workspace_yaml(url, EVENTS) + OTHER_SECTIONS + workspace_item_yaml(url, STAGING, name="staging")
         text = text.replace(str(NEW_YORK), str(zone)) + "refresh_interval: {hour: 2s, day: 2s}\nbudget: {share: 0.5}\n"
         option = f"--config.file={write_file(directory / 'config.yaml', text)}"
-        board = json.loads(run_program("dashboard", option).stdout)
+        boards = {
+            view: json.loads(run_program("dashboard", option, f"--view={view}").stdout)
+            for view in ("braze", "exporter")
+        }
         queries = tuple(with_listed_name(query) for query in build_plan(load_config(text, "config.yaml")).queries)
         program = stack.enter_context(Program.start([option]))
         wait_until(lambda: is_healthy(program.scrape(), queries), "all queries are up and all baselines exist")
@@ -314,7 +229,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         braze.inject(response_faults.rate_limited())
         problems = "sum(braze_api_requests_total{code='429'}) > 0 and sum(braze_api_requests_deferred_total) > 5"
         wait_until(lambda: bool(server.query(problems)), "requests are deferred after a 429")
-        yield Scene(server, board, queries, time.time())
+        yield Scene(server, boards, queries, time.time())
 
 
 def with_listed_name(query: Query) -> Query:
@@ -346,162 +261,136 @@ def has_revised(page: MetricsPage, shop: SteadyTraffic) -> bool:
 
 
 def test_variables_list_configured_values(scene: Scene) -> None:
-    """Each variable lists the configured values under the current selection, by unit where it has a unit."""
+    """Each variable lists the configured values of the selected workspaces."""
     assert {name: scene.values(name, {}) for name in scene.variables} == {
         "workspace": ["production", "staging"],
-        "event": sorted(["purchase", ODD_NAME, "rare", "only_ios"]),
+        "event": sorted(["purchase", ODD_NAME, "rare", "only_ios", "misspelled"]),
         "app": ["ios"],
-        "segment": ["vip"],
-        "product": ["Mug"],
         "campaign": [CAMPAIGN.name],
         "canvas": [CANVAS.name],
-        "channel": ["email", "in_app_message", "ios_push"],
-        "event_hourly": sorted(["purchase", ODD_NAME]),
-        "event_daily": ["purchase", "rare"],
-        "campaign_daily": [CAMPAIGN.name],
-        "canvas_daily": [CANVAS.name],
     }
-    assert scene.values("event", {"workspace": ["staging"]}) == ["only_ios", "purchase"]
+    assert scene.values("event", {"workspace": ["staging"]}) == ["misspelled", "only_ios", "purchase"]
     assert scene.values("campaign", {"workspace": ["staging"]}) == []
-    assert scene.values("event_hourly", {"event": [ODD_NAME, "rare"]}) == [ODD_NAME]
 
 
 def test_every_panel_has_data_with_all_selected(scene: Scene) -> None:
-    """With All selected, each query of each panel returns data while much is failing."""
-    empty = [(panel["title"], expr) for panel, expr in _targets(scene.panels) if not scene.query(expr, {})]
+    """With All selected, each query of each panel returns data while much is failing, also without a config."""
+    no_data = [(panel["title"], expr) for panel, expr in scene.targets if not scene.query(expr, {})]
+    # No write failed, and the config has no selectors.
+    assert {title for title, _ in no_data} == {"Incomplete scrapes and failed writes", "Lists and selectors"}
+    anything = Scene(scene.server, {"braze": json.loads(run_program("dashboard").stdout)}, scene.queries, scene.at)
+    assert anything.variables == scene.variables
+    configured = {panel["title"] for panel, _ in scene.targets}
+    titles = {panel["title"] for panel, _ in anything.targets}
+    assert titles > {panel["title"] for panel in panels(scene.boards["braze"])}
+    # The config has baselines for some queries only.
+    empty = [
+        (panel["title"], expr)
+        for panel, expr in anything.targets
+        if panel["title"] in configured and "_baseline{" not in expr and not scene.query(expr, {})
+    ]
     assert empty == []
 
 
-def test_dashboard_without_config_shows_all_data(scene: Scene) -> None:
-    """Each query of the dashboard for any config is valid, and returns data in all panels that the config has."""
-    anything = Scene(scene.server, json.loads(run_program("dashboard").stdout), scene.queries, scene.at)
-    has_data = {(panel["title"], expr): bool(scene.query(expr, {})) for panel, expr in _targets(anything.panels)}
-    configured = {panel["title"] for panel in scene.panels}
-    assert {title for title, _ in has_data} > configured
-    # The config has baselines for some queries only.
-    empty = [(title, expr) for (title, expr), is_there in has_data.items() if title in configured and not is_there]
-    assert [(title, expr) for title, expr in empty if "_baseline{" not in expr] == []
-    names = {name: anything.values(name, {}) for name in anything.variables}
-    assert names == {name: scene.values(name, {}) for name in names}
-
-
-def test_every_panel_has_data_for_any_selection(scene: Scene) -> None:
-    """For each selection, a query returns data if and only if the config has its series."""
-    responded: dict[str, bool] = {}
-    for panel, expr in _targets(scene.panels):
-        for choice in scene.choices(expr, panel.get("repeat", "")):
-            text = interpolated(expr, choice)
-            if text in responded:
+def test_selection_limits_every_panel(scene: Scene) -> None:
+    """Each value of each variable limits each query to it, and gives the same series as All does for that value."""
+    names = {"app": "braze_app"}
+    checked = 0
+    for panel, expr in scene.targets:
+        for name in scene.variables:
+            label = names.get(name, name)
+            if f"${{{name}:regex}}" not in expr or panel["title"] == "Firing alerts":
                 continue
-            responded[text] = bool(scene.query(text, {}))
-            is_there = is_configured(text, scene.queries)
-            if panel["title"] == "Largest increases in 24 hours":
-                is_there = not choice["event"] or RISING in choice["event"]
-            if panel["title"] == "Largest decreases in 24 hours":  # all other events; staging has none with data
-                is_there = choice["workspace"] != ("staging",)
-            assert responded[text] == is_there, (panel["title"], choice, text)
-    assert len(responded) > 500
-
-
-def _targets(panels: Sequence[Json]) -> Iterator[tuple[Json, str]]:
-    for panel in panels:
-        for target in panel["targets"]:
-            yield panel, target["expr"]
+            everything = scene.query(expr, {})
+            for value in scene.values(name, {}):
+                found = scene.query(expr, {name: [value]})
+                if not re.search("(top|bottom)k", expr) and any(label in dict(labels) for labels in everything):
+                    expected = {labels for labels in everything if dict(labels).get(label, value) == value}
+                    assert found.keys() == expected, (panel["title"], name, value)
+                checked += 1
+    assert checked > 300
 
 
 def test_backfilled_data_is_drawn_without_gaps(scene: Scene) -> None:
     """A gauge with one sample an hour has a value at each step of its chart for the last two days."""
-    charts = [(panel, expr) for panel, expr in _targets(scene.panels) if panel["type"] == "timeseries"]
-    drawn = [(panel, expr) for panel, expr in charts if "last_over_time" in expr and "end()" not in expr]
+    charts = [(panel, expr) for panel, expr in scene.targets if panel["type"] == "timeseries"]
+    drawn = [(panel, expr) for panel, expr in charts if "last_over_time" in expr]
     assert len(drawn) > 10
     for panel, expr in drawn:
-        step = {"5m": 300, "30m": 1_800}[panel["interval"]]
+        step = {"5m": 300, "1h": 3_600}[panel["interval"]]
         values_by_labels = scene.server.query_range(interpolated(expr, {}), scene.at - 48 * HOUR, scene.at, step)
         assert values_by_labels, panel["title"]
         assert {len(values) for values in values_by_labels.values()} == {48 * HOUR // step + 1}, panel["title"]
 
 
-def test_only_newest_current_bucket_is_drawn(scene: Scene) -> None:
-    """A two-day chart shows only the newest bucket in progress; earlier buckets appear with their settled values."""
-    for title, step, most in (("${event_hourly}", 300, 12), ("${event_daily}", 1_800, 48)):
-        growth = interpolated(scene.panel(title)["targets"][1]["expr"], {})
-        values_by_labels = scene.server.query_range(growth, scene.at - 48 * HOUR, scene.at, step)
-        assert values_by_labels
-        assert {1 <= len(values) <= most for values in values_by_labels.values()} == {True}
-
-
 def test_panel_values_equal_history(scene: Scene) -> None:
-    """The panels show the reported counts of a day and a week, and the changes and shares of the history."""
-    purchase = frozenset({"workspace": "production", "event": "purchase"}.items())
-    odd = frozenset({"workspace": "production", "event": ODD_NAME}.items())
-    day, week, _ = (
-        scene.query(scene.panel(title)["targets"][0]["expr"], {})
-        for title in (
-            "Custom events, reported in 24 hours",
-            "Custom events, reported in 7 days",
-            "Custom events, rolling 24 hours",
-        )
-    )
-    assert day[purchase] == pytest.approx(24 * BEFORE * RISE, rel=0.05)
-    assert day[odd] == pytest.approx(24 * BEFORE * FALL, rel=0.05)
-    assert week[purchase] == pytest.approx(24 * BEFORE * (6 + RISE), rel=0.05)
-    rose = scene.query(scene.panel("Largest increases in 24 hours")["targets"][0]["expr"], {})
-    fell = scene.query(scene.panel("Largest decreases in 24 hours")["targets"][0]["expr"], {})
-    events = ("kind", "custom_events")
-    assert rose.keys() == {purchase | {events}} | {
-        frozenset({"workspace": "staging", "event": RISING, "kind": "custom_events"}.items())
+    """The panels show the reported counts of a day and a week, and the changes of the history."""
+    kind = ("kind", "Custom events")
+
+    def key(event: str, *more: tuple[str, str], workspace: str = "production") -> Labels:
+        return frozenset({("workspace", workspace), ("event", event), ("subject", event), *more})
+
+    hourly = {ref: scene.results("Custom events, hourly", ref) for ref in "ABCDEF"}
+    assert hourly["E"][key(RISING)] == pytest.approx(24 * BEFORE * RISE, rel=0.05)
+    assert hourly["F"][key(RISING)] == pytest.approx(RISE, rel=0.05)
+    assert hourly["E"][key(ODD_NAME)] == pytest.approx(24 * BEFORE * FALL, rel=0.05)
+    assert hourly["A"][key(RISING)] == hourly["B"][key(RISING)] == 100
+    assert hourly["C"][key(RISING)] == 1
+    week = scene.results("What Braze reported", "C", event=[RISING], workspace=["production"])
+    production = frozenset({("workspace", "production"), kind})
+    assert week[production] == pytest.approx(24 * BEFORE * (6 + RISE), rel=0.05)
+    rose, fell = scene.results("Rose most"), scene.results("Fell most")
+    ios = ("braze_app", "ios")
+    assert rose.keys() == {
+        key(RISING, kind),
+        key(RISING, kind, ios),
+        key(RISING, kind, workspace="staging"),
     }
-    assert {(item["kind"], item.get("event", "")) for item in map(dict, fell)} == {
-        ("custom_events", ODD_NAME),
-        ("custom_events", "rare"),
-        *(
-            (kind, "")
-            for kind in ("sessions", "purchases", "revenue", "new_users", "uninstalls", "campaigns", "canvases")
-        ),
-    }
-    assert rose[purchase | {events}] == pytest.approx(RISE - 1, abs=0.1)
-    assert fell[odd | {events}] == pytest.approx(FALL - 1, abs=0.1)
-    baseline = scene.query(scene.panel("Settled hour compared with baseline")["targets"][0]["expr"], {})
-    assert baseline[odd | {events}] == 0.0
-    share = scene.query(
-        scene.panel("Custom events by app, share of total, settled hour")["targets"][0]["expr"], {"event": ["purchase"]}
-    )
-    assert set(share.values()) == {0.4}
-    assert {dict(labels)["braze_app"] for labels in share} == {"ios"}
+    assert rose[key(RISING, kind)] == pytest.approx(RISE, rel=0.05)
+    assert len(fell) == 10  # at most
+    assert [*fell.values()] == pytest.approx([FALL] * 10, rel=0.05)
+    odd = scene.results("Fell most", event=[ODD_NAME])
+    assert odd[key(ODD_NAME, kind)] == pytest.approx(FALL, rel=0.05)
+    assert scene.results("Fell most", "B", event=[ODD_NAME]).keys() == odd.keys()
 
 
 def test_messages_are_shown_by_channel_with_outcomes(scene: Scene) -> None:
-    """Campaign and Canvas messages are shown by channel and step, and their outcomes as shares of the messages sent."""
+    """Campaigns and Canvases have their messages, outcomes and revenue, and messages by channel."""
 
-    def rendered(title: str, choice: Mapping[str, Sequence[str]], *labels: str) -> dict[tuple[str, ...], float]:
-        vector = scene.query(scene.panel(title)["targets"][0]["expr"], choice)
+    def rendered(title: str, ref: str, *labels: str) -> dict[tuple[str, ...], float]:
+        vector = scene.results(title, ref)
         return {tuple(dict(key)[label] for label in labels): value for key, value in vector.items()}
 
-    assert rendered("Messages sent, settled day", {}, "campaign") == {(CAMPAIGN.name,): 2_400 + 1_920}
-    by_channel = "Campaign messages by channel, settled day"
-    assert rendered(by_channel, {}, "channel") == {("email",): 2_400, ("in_app_message",): 1_920}
-    assert rendered(by_channel, {"channel": ["email"]}, "channel") == {("email",): 2_400}
-    outcomes = rendered("Campaign messages, outcomes, settled day", {}, "channel", "stat")
-    assert outcomes["email", "opens"] == 983 / 2_400
-    assert outcomes["in_app_message", "clicks"] == 480 / 1_920
-    assert not {"sent", "impressions", "unique_opens"} & {stat for _, stat in outcomes}
-    assert rendered("Canvas messages by step and channel, settled day", {}, "step", "channel") == {
-        ("Welcome", "email"): 2_400,
-        ("Reminder", "ios_push"): 600,
-    }
+    table = "Campaigns, newest settled day"
+    each = {ref: rendered(table, ref, "subject") for ref in "ABCDEFG"}
+    assert each["A"] == {(CAMPAIGN.name,): 2_400 + 1_920}
+    assert each["B"] == {(CAMPAIGN.name,): int(2_400 * 0.985)}
+    assert each["C"] == {(CAMPAIGN.name,): 983 + 0}
+    assert each["E"] == {(CAMPAIGN.name,): 72}
+    assert each["F"] == {(CAMPAIGN.name,): 72 * 49.5}
+    by_channel = rendered("Campaigns: messages by channel, settled day", "A", "channel")
+    assert by_channel == {("email",): 2_400, ("in_app_message",): 1_920}
+    outcomes = rendered("Campaigns: outcomes by channel, newest settled day", "A", "channel", "stat")
+    assert outcomes["email", "opens"] == 983
+    assert outcomes["in_app_message", "clicks"] == 480
+    assert "unique_opens" not in {stat for _, stat in outcomes}
+    assert rendered("Canvases, newest settled day", "E", "subject") == {(CANVAS.name,): 2_400}
 
 
 def test_failures_are_visible(scene: Scene) -> None:
-    """Panels show failed requests by reason and by status, deferred requests and failed queries."""
-    reasons = scene.query(scene.panel("Failed requests")["targets"][0]["expr"], {})
+    """Panels show failed requests by reason and by status, deferred requests, failing and unlisted queries."""
+    assert {dict(labels)["subject"] for labels in scene.results("Firing alerts")} == {"purchase"}
+    reasons = scene.results("Failed requests")
     assert {dict(labels)["reason"] for labels in reasons} >= {"server_error", "connection", "rate_limited"}
-    codes = scene.query(scene.panel("Requests to Braze")["targets"][0]["expr"], {})
-    assert {dict(labels)["code"] for labels in codes} >= {"200", "503", "429", "none"}
-    assert max(scene.query(scene.panel("Deferred requests")["targets"][0]["expr"], {}).values()) > 0
-    failed = [scene.query(target["expr"], {}) for target in scene.panel("Failed queries")["targets"]]
-    assert sum(map(len, failed)) == len(scene.queries) - count_slow_queries(scene.queries)
-    assert scene.query(scene.panel("Queries up")["targets"][0]["expr"], {}) == {
-        frozenset(): count_slow_queries(scene.queries) / len(scene.queries)
-    }
-    assert scene.query(scene.panel("Rate limit remaining")["targets"][0]["expr"], {}) == {frozenset(): 0.0}
-    assert scene.query(scene.panel("Time zone")["targets"][0]["expr"], {}) == {frozenset(): 0.0}
+    assert {dict(labels)["code"] for labels in scene.results("Requests to Braze")} >= {"200", "503", "429", "none"}
+    assert max(scene.results("Deferred requests").values()) > 0
+    slow = count_slow_queries(scene.queries)
+    assert len(scene.results("Failing queries")) == len(scene.queries) - slow
+    assert scene.results("Queries up") == {frozenset(): slow / len(scene.queries)}
+    assert scene.results("Rate limit left") == {frozenset(): 0.0}
+    assert scene.results("Exporter") == {frozenset(): 1}
+    assert scene.results("API key") == scene.results("Stale queries") == {frozenset(): 0}
+    assert scene.results("Config and state file") == {frozenset(): 0}
+    problems = {(dict(each)["subject"], dict(each)["problem"]) for each in scene.results("Unlisted and skipped")}
+    assert problems == {(name, "not in Braze's list") for name in ("misspelled", "Mug")}
+    assert scene.results("Unlisted or skipped") == {frozenset(): 2}
