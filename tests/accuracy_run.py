@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
+import pytest
 from accuracy_model import EVENTS, EventModel, ExpectedQuery, RecordedExchange, SimulatedConnection
 from simulated_braze import FaultInjectingBraze
 from support import HOUR, IOS, KEY, NEW_YORK, Clock, workspace_yaml
@@ -22,6 +23,7 @@ from braze_exporter.braze.kinds import Unit
 from braze_exporter.config.loading import load_config
 from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.scheduler.plan import build_plan
+from braze_exporter.state import writer
 from braze_exporter.state.state_file import StateFile, open_state_file
 
 MAX_LENGTH = 100
@@ -128,6 +130,8 @@ class AccuracyRun:
         self.restarts: dict[str, int] = {}
         self.counter_histories: dict[ExpectedQuery, list[CounterHistory]] = {query: [] for query in QUERIES}
         self._session = transport.open_session(1)
+        self._patch = pytest.MonkeyPatch()
+        self._patch.setattr(writer, "WRITE_INTERVAL_SECONDS", 1e6)  # only pages and rejections cause writes
         self._session.mount("http://", self.connection)
         self._config = load_config(
             workspace_yaml("http://127.0.0.1", _EVENTS, extra_yaml=_SETTINGS), "config.yaml", {"BRAZE_API_KEY": KEY}
@@ -168,11 +172,13 @@ class AccuracyRun:
         if any(expected_counter.oldest is None for expected_counter in self._expected_counters.values()):
             self.free_disk()
             self.check_page()  # no page shows whether the very first response was written
-        self._write_budgets()
+        # A thread writes rejections at once, so a simulated power cut would race with it.
+        with self._disk():
+            self._exporter.save().result(10)
         left = self._files() if how == "killed" else {}
         with self._disk():
             self._exporter.close()
-        if how == "ended" and not self._is_disk_full:
+        if not self._is_disk_full:
             self._saved_states = self._states
         if self._store is not None:
             self._store.close()
@@ -195,12 +201,6 @@ class AccuracyRun:
         self._exporter = self._store = None
         self.is_running = False
 
-    def _write_budgets(self) -> None:
-        """Write holds now, which a thread writes at once, so that a simulated power cut does not race with it."""
-        assert self._exporter is not None
-        writer = self._exporter._budgets._writer  # noqa: SLF001
-        assert writer is None or writer.write(with_balances=False)
-
     def close(self) -> None:
         """Close the exporter, the state file and the session."""
         if self._exporter is not None:
@@ -208,6 +208,7 @@ class AccuracyRun:
         if self._store is not None:
             self._store.close()
         self._session.close()
+        self._patch.undo()
 
     def __enter__(self) -> Self:
         return self
@@ -441,6 +442,8 @@ class AccuracyRun:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0 if self._is_disk_full and self._file else soft, hard))
         try:
             yield
+            if self._is_disk_full and self._exporter is not None:
+                self._exporter.save().result(10)  # no write succeeds after the block
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 

@@ -27,9 +27,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from simulated_braze import FaultInjectingBraze
+from support import SavedCounters
 
 from braze_exporter.braze.kinds import Unit
-from braze_exporter.metrics.counters import Counters
 from braze_exporter.scheduler.query_state import Refresh
 from braze_exporter.simulator.demo_config import ZONE
 from braze_exporter.simulator.server import serve
@@ -184,7 +184,7 @@ def _fill_counters(subjects: Sequence[CounterKey], *, trace: bool) -> tuple[floa
     ):
         if trace:
             tracemalloc.start()
-        counters = Counters(store)
+        counters = SavedCounters(store)
         for round_, length in enumerate((24, 24, 100)):
             elapsed = _count_all(counters, subjects, length, grown=1_000.5 * round_)
             seconds = elapsed if round_ == 1 else seconds
@@ -193,7 +193,7 @@ def _fill_counters(subjects: Sequence[CounterKey], *, trace: bool) -> tuple[floa
     return seconds, memory
 
 
-def _count_all(counters: Counters, subjects: Sequence[CounterKey], length: int, grown: float) -> float:
+def _count_all(counters: SavedCounters, subjects: Sequence[CounterKey], length: int, grown: float) -> float:
     """Count and save one response for each subject, and return the seconds of CPU that it took."""
     numbers = tuple(hour * 3_600 for hour in range(length))
     responses = [array("d", [hour + grown for hour in range(length)]) for _ in subjects]

@@ -34,12 +34,15 @@ from braze_exporter.braze.pools import Endpoint, Pool
 from braze_exporter.braze.series import Series
 from braze_exporter.config.loading import Config, load_config
 from braze_exporter.exporter.exporter import Exporter
+from braze_exporter.metrics.counters import Counters
 from braze_exporter.scheduler.admission import Budgets, Demand, WorkspaceKey
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.scheduler.rate_limiter import PoolBudget
 from braze_exporter.simulator.request import Request
 from braze_exporter.simulator.server import Server, serve
 from braze_exporter.simulator.traffic import Counts
+from braze_exporter.state.changes import StateChanges
+from braze_exporter.state.state_file import StateFile
 
 KEY = "b7f3c1de-the-secret-key-of-a-test-90ab"
 HOUR = 3_600
@@ -84,6 +87,18 @@ class RunningClock(Clock):
     def monotonic(self) -> float:
         """Return the real monotonic time in seconds."""
         return time.monotonic()
+
+
+class SavedCounters(Counters):
+    """Counters of a state file, or in memory, that are written at once."""
+
+    def __init__(self, state_file: StateFile | None = None) -> None:
+        super().__init__(state_file)
+        self.changes = StateChanges(state_file, [self], self.export_written)
+
+    def save(self) -> None:
+        """Write what has changed, and export the new totals."""
+        self.changes.write()
 
 
 class MetricsPage:

@@ -34,6 +34,7 @@ from support import (
 )
 
 from braze_exporter.braze.kinds import Unit
+from braze_exporter.state.contents import counter_changes
 from braze_exporter.state.counter_state import CounterState
 from braze_exporter.state.errors import StateFileError
 from braze_exporter.state.state_file import open_state_file
@@ -517,8 +518,8 @@ def test_deleted_lock_file_lets_no_other_exporter_in(tmp_path: Path) -> None:
         (tmp_path / "state.lock").unlink()
         with pytest.raises(StateFileError, match="is locked by another exporter"):
             open_state_file(str(tmp_path / "state"), wait=0.3)
-        state_file.write({KEYS[0]: ROW})
-        assert set(state_file.read()) == {KEYS[0]}
+        state_file.write(counter_changes({KEYS[0]: ROW}, {}))
+        assert set(state_file.read_counters()) == {KEYS[0]}
 
 
 def test_replaced_lock_file_is_locked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -560,6 +561,8 @@ def test_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytes
 
 
 KEYS = [("production", "url", "custom_events", name, "", "", "", "") for name in ("a", "b", "c", "d")]
+NAME = ("production", "url", "campaigns", "7")
+
 ROW = CounterState(Unit.HOUR, 0.0).to_row()
 
 
@@ -567,23 +570,23 @@ def test_deleted_state_file_is_created_again(tmp_path: Path) -> None:
     """The first write after a deletion fails; the next one creates the file again with its whole content."""
     state = tmp_path / "state"
     with contextlib.closing(open_state_file(str(state))) as state_file:
-        state_file.write({KEYS[0]: ROW}, names={("production", "url", "campaigns", "7"): "Welcome"})
+        state_file.write(counter_changes({KEYS[0]: ROW}, {}) | {("names", NAME): (*NAME, "Welcome")})
         for path in tmp_path.iterdir():
             path.unlink()
         with pytest.raises(StateFileError) as raised:
-            state_file.write({KEYS[1]: ROW})
+            state_file.write(counter_changes({KEYS[1]: ROW}, {}))
         assert str(raised.value) == f"{state} was deleted; the next write creates it again"
         assert [*tmp_path.iterdir()] == []
-        state_file.write({KEYS[2]: ROW})
-        state_file.write({KEYS[3]: ROW})
+        state_file.write(counter_changes({KEYS[2]: ROW}, {}))
+        state_file.write(counter_changes({KEYS[3]: ROW}, {}))
         assert sorted(path.name for path in tmp_path.iterdir()) == ["state", "state-journal", "state.lock"]
         with pytest.raises(StateFileError, match="is locked by another exporter"):
             open_state_file(str(state), wait=0.1)
         shutil.copyfile(state, tmp_path / "copy")  # as after kill -9
     for path in (state, tmp_path / "copy"):
         with contextlib.closing(open_state_file(str(path))) as state_file:
-            assert set(state_file.read()) == {KEYS[0], KEYS[2], KEYS[3]}
-            assert state_file.read_names() == {("production", "url", "campaigns", "7"): "Welcome"}
+            assert set(state_file.read_counters()) == {KEYS[0], KEYS[2], KEYS[3]}
+            assert state_file.read_names() == {NAME: "Welcome"}
 
 
 def test_moved_state_file_is_used_again_once_it_is_back(tmp_path: Path) -> None:
@@ -594,21 +597,21 @@ def test_moved_state_file_is_used_again_once_it_is_back(tmp_path: Path) -> None:
             identity = state.stat().st_ino
             state.rename(tmp_path / "moved")
             with pytest.raises(StateFileError, match="was deleted"):
-                state_file.write({key: ROW})
+                state_file.write(counter_changes({key: ROW}, {}))
             (tmp_path / "moved").rename(state)
-            state_file.write({key: ROW})
+            state_file.write(counter_changes({key: ROW}, {}))
             assert state.stat().st_ino == identity
     with contextlib.closing(open_state_file(str(state))) as state_file:
-        assert set(state_file.read()) == set(KEYS[:2])
+        assert set(state_file.read_counters()) == set(KEYS[:2])
 
 
 def test_replaced_state_file_is_not_changed(tmp_path: Path) -> None:
     """If another file is at the path, also a link to the moved file, writes fail and nothing at the path is changed."""
     state, other = tmp_path / "state", tmp_path / "other"
     with contextlib.closing(open_state_file(str(other))) as state_file:
-        state_file.write({KEYS[3]: ROW})
+        state_file.write(counter_changes({KEYS[3]: ROW}, {}))
     with contextlib.closing(open_state_file(str(state))) as state_file:
-        state_file.write({KEYS[0]: ROW})
+        state_file.write(counter_changes({KEYS[0]: ROW}, {}))
         state.rename(tmp_path / "moved")
         state.with_name("state-journal").unlink()
         state.symlink_to("moved")
@@ -618,10 +621,10 @@ def test_replaced_state_file_is_not_changed(tmp_path: Path) -> None:
             state.with_name("state-journal").write_bytes(b"of the other file")
             before = snapshot(tmp_path)
             with pytest.raises(StateFileError) as raised:
-                state_file.write({KEYS[1]: ROW})
+                state_file.write(counter_changes({KEYS[1]: ROW}, {}))
             assert str(raised.value) == expected
             assert snapshot(tmp_path) == before
-        assert set(state_file.read()) == {KEYS[0]}
+        assert set(state_file.read_counters()) == {KEYS[0]}
         before = snapshot(tmp_path)
     assert snapshot(tmp_path) == before
 
@@ -632,13 +635,13 @@ def test_deleted_directory_of_state_file_is_waited_for(tmp_path: Path) -> None:
     state = directory / "state"
     directory.mkdir()
     with contextlib.closing(open_state_file(str(state))) as state_file:
-        state_file.write({KEYS[0]: ROW})
+        state_file.write(counter_changes({KEYS[0]: ROW}, {}))
         shutil.rmtree(directory)
         messages = []
         for change in (bool, bool, directory.touch):
             change()
             with pytest.raises(StateFileError) as raised:
-                state_file.write({KEYS[1]: ROW})
+                state_file.write(counter_changes({KEYS[1]: ROW}, {}))
             messages.append(str(raised.value))
         remedy = "choose another path for state_file, or make this one writable"
         assert messages == [
@@ -649,32 +652,32 @@ def test_deleted_directory_of_state_file_is_waited_for(tmp_path: Path) -> None:
         directory.unlink()
         directory.mkdir()
         with locked(directory / "state.lock"), pytest.raises(StateFileError, match="is locked by another exporter"):
-            state_file.write({KEYS[1]: ROW})
+            state_file.write(counter_changes({KEYS[1]: ROW}, {}))
         assert not state.exists()
-        state_file.write({KEYS[1]: ROW})
+        state_file.write(counter_changes({KEYS[1]: ROW}, {}))
     with contextlib.closing(open_state_file(str(state))) as state_file:
-        assert set(state_file.read()) == set(KEYS[:2])
+        assert set(state_file.read_counters()) == set(KEYS[:2])
 
 
 def test_failed_creation_after_deletion_is_repeated(tmp_path: Path) -> None:
     """If the deleted file cannot be created again, for example on a full disk, the next write tries it again."""
     state = tmp_path / "state"
     with contextlib.closing(open_state_file(str(state))) as state_file:
-        state_file.write({KEYS[0]: ROW})
+        state_file.write(counter_changes({KEYS[0]: ROW}, {}))
         state.unlink()
         with pytest.raises(StateFileError, match="was deleted"):
-            state_file.write({KEYS[1]: ROW})
+            state_file.write(counter_changes({KEYS[1]: ROW}, {}))
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, limit[1]))
             with pytest.raises(StateFileError, match=f"{state} cannot be created again"):
-                state_file.write({KEYS[1]: ROW})
+                state_file.write(counter_changes({KEYS[1]: ROW}, {}))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         assert not state.exists()
-        state_file.write({KEYS[1]: ROW})
+        state_file.write(counter_changes({KEYS[1]: ROW}, {}))
     with contextlib.closing(open_state_file(str(state))) as state_file:
-        assert set(state_file.read()) == set(KEYS[:2])
+        assert set(state_file.read_counters()) == set(KEYS[:2])
 
 
 @pytest.mark.no_cover

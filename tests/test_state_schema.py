@@ -16,10 +16,12 @@ from support import IOS, KEY, VIP, Program, run_program, workspace_yaml, write_f
 
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.series import HOLE
-from braze_exporter.state.counter_state import Counter, CounterKey, CounterState
+from braze_exporter.state.contents import counter_changes
+from braze_exporter.state.counter_state import Counter, CounterKey, CounterState, NameKey
 from braze_exporter.state.errors import StateFileError
 from braze_exporter.state.migration import Aliases
 from braze_exporter.state.state_file import open_state_file
+from braze_exporter.state.tables import TableChanges
 
 URL = "https://rest.iad-01.braze.com"
 CAMPAIGN = "0C38A773-8e62-4f14-a3f5-0f5c8bb8c1d2"
@@ -65,7 +67,7 @@ def read_totals(path: Path, aliases: Aliases = ALIASES) -> dict[CounterKey, floa
     with contextlib.closing(open_state_file(str(path), aliases=aliases)) as state_file:
         return {
             (*key, *series_key): counter.total
-            for key, state in state_file.read().items()
+            for key, state in state_file.read_counters().items()
             for series_key, counter in state.counters.items()
         }
 
@@ -76,7 +78,7 @@ def test_schema_1_counter_keeps_its_state(tmp_path: Path) -> None:
     for _ in range(2):
         with contextlib.closing(open_state_file(str(tmp_path / "state"))) as state_file:
             key = ("production", URL, "sessions", "", "", "", "", "")
-            assert_same_states(state_file.read(), {key: make_state(Unit.DAY, 1_000.5, total=12.5)})
+            assert_same_states(state_file.read_counters(), {key: make_state(Unit.DAY, 1_000.5, total=12.5)})
             assert state_file.read_names() == {}
 
 
@@ -96,7 +98,7 @@ def test_key_of_schema_1_is_migrated(tmp_path: Path, old: Sequence[str], new: Se
     create_schema_1_file(tmp_path / "state", (["production", URL, *old], 3.0))
     for aliases in (ALIASES, Aliases({}, {})):
         with contextlib.closing(open_state_file(str(tmp_path / "state"), aliases=aliases)) as state_file:
-            assert [*state_file.read()] == [("production", URL, *new)]
+            assert [*state_file.read_counters()] == [("production", URL, *new)]
 
 
 @pytest.mark.parametrize(
@@ -232,9 +234,14 @@ def test_withheld_amount_and_zone_are_kept(tmp_path: Path) -> None:
     """A counter state is read as it was written."""
     state = make_state(Unit.HOUR, 1e9, total=3.5, withheld=2.5, zone="America/New_York")
     with contextlib.closing(open_state_file(str(tmp_path / "state"))) as state_file:
-        state_file.write({("a",): state.to_row()}, {("a",): state.pack_counters()})
+        state_file.write(counter_changes({("a",): state.to_row()}, {("a",): state.pack_counters()}))
     with contextlib.closing(open_state_file(str(tmp_path / "state"))) as state_file:
-        assert_same_states(state_file.read(), {("a",): state})
+        assert_same_states(state_file.read_counters(), {("a",): state})
+
+
+def name_changes(names: Mapping[NameKey, str]) -> TableChanges:
+    """Return the changes that write `names`."""
+    return {("names", key): (*key, name) for key, name in names.items()}
 
 
 def test_names_are_kept(tmp_path: Path) -> None:
@@ -244,16 +251,17 @@ def test_names_are_kept(tmp_path: Path) -> None:
     changed = ("production", URL, "campaigns", "7")
     with contextlib.closing(open_state_file(str(tmp_path / "state"))) as state_file:
         assert state_file.read_names() == {}
-        state_file.write({}, names=names)
-        state_file.write({("a",): row}, names={changed: "Renamed", ("production", URL, "canvases", "7"): "Welcome"})
-        state_file.write({}, removed=[("a",)])
+        state_file.write(name_changes(names))
+        renamed = {changed: "Renamed", ("production", URL, "canvases", "7"): "Welcome"}
+        state_file.write(counter_changes({("a",): row}, {}) | name_changes(renamed))
+        state_file.write(counter_changes({}, {}, removed=[("a",)]))
     with contextlib.closing(open_state_file(str(tmp_path / "state"))) as state_file:
         assert state_file.read_names() == {
             **names,
             changed: "Renamed",
             ("production", URL, "canvases", "7"): "Welcome",
         }
-        assert state_file.read() == {}
+        assert state_file.read_counters() == {}
 
 
 @pytest.mark.parametrize(
@@ -291,10 +299,10 @@ def test_file_with_further_columns_is_written(tmp_path: Path) -> None:
         for table in ("counters", "names"):
             connection.execute(f"ALTER TABLE {table} ADD COLUMN later TEXT")
     with contextlib.closing(open_state_file(str(tmp_path / "state"))) as state_file:
-        state_file.write({("a",): row}, names=names)
+        state_file.write(counter_changes({("a",): row}, {}) | name_changes(names))
     with contextlib.closing(open_state_file(str(tmp_path / "state"))) as state_file:
         assert state_file.read_names() == names
-        assert [state.to_row() for state in state_file.read().values()] == [row]
+        assert [state.to_row() for state in state_file.read_counters().values()] == [row]
 
 
 def test_unreadable_names_are_an_error(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from braze_exporter.metrics.collector import Collector
 from braze_exporter.metrics.counters import Counters
 from braze_exporter.metrics.saved_state import SavedState
 from braze_exporter.metrics.self_metrics import SelfMetrics
-from braze_exporter.metrics.state_writer import StateWriter
 from braze_exporter.scheduler.admission import Budgets, Demand, WorkspaceKey
 from braze_exporter.scheduler.clients import WorkspaceClient, open_client
 from braze_exporter.scheduler.fetch_log import FetchLog
@@ -32,7 +31,9 @@ from braze_exporter.scheduler.query_state import QueryState, Refresh
 from braze_exporter.scheduler.saved_list import read_saved_lists
 from braze_exporter.scheduler.scheduler import Scheduler
 from braze_exporter.scheduler.selectors import expand_selectors, name_key, required_lists
+from braze_exporter.state.changes import StateChanges, StateSource
 from braze_exporter.state.state_file import StateFile
+from braze_exporter.state.writer import StateWriter
 
 # How long the last write of the state file may take, in seconds. The grace period of Kubernetes is 30 s.
 FINAL_WRITE_SECONDS = 3.0
@@ -73,20 +74,9 @@ class Exporter:
         self._self_metrics = SelfMetrics(__version__, revision)
         self._state_file = state_file
         saved_state = SavedState(state_file, wall, monotonic) if state_file is not None else None
-        self._counters = Counters(state_file, saved_state)
-        self._writer = StateWriter(
-            self._counters.save,
-            lambda: self._counters.has_unsaved,
-            on_failure=self._self_metrics.count_state_write_failure,
-            monotonic=monotonic,
-        )
+        self._counters = Counters(state_file)
         self._is_command = budgets is not None
-        self._budgets = budgets or Budgets(
-            wall=wall,
-            monotonic=monotonic,
-            state_file=state_file,
-            on_write_failure=self._self_metrics.count_state_write_failure,
-        )
+        self._budgets = budgets or Budgets(wall=wall, monotonic=monotonic, state_file=state_file)
         self._keys: dict[WorkspaceKey, ApiKey] = {}
         self._scheduler = Scheduler(
             wall=wall,
@@ -115,8 +105,17 @@ class Exporter:
             on_deferred=self._self_metrics.count_deferred,
             saved_lists=read_saved_lists(state_file) if state_file is not None else {},
         )
+        # The counters come last, so that a restart shows no response that its counters lack.
+        sources: list[StateSource] = [self._counters]
         if saved_state is not None:
-            saved_state.add_source(self._list_refresher.take_changes)
+            sources = [saved_state, self._list_refresher, self._budgets, self._counters]
+        self._writer = StateWriter(
+            StateChanges(state_file, sources, on_written=self._counters.export_written),
+            on_failure=self._self_metrics.count_state_write_failure,
+            monotonic=monotonic,
+        )
+        if state_file is not None:
+            self._budgets.start_saving(self._writer.request)
         self._config_lock = threading.Lock()
         self._lists: Mapping[str, Sequence[ListEndpoint]] = {}
         self.plan = Plan((), ())
@@ -276,7 +275,7 @@ class Exporter:
         fetched.add_done_callback(lambda _fetched: self._list_refresher.refresh())
         return fetched
 
-    def save(self) -> Future[None]:
+    def save(self) -> Future[bool]:
         """Start a write of the state file, and return a future that is done after it.
 
         If there is no state file, the future is done when the new totals are exported. It cannot be canceled.
@@ -290,7 +289,7 @@ class Exporter:
     def render(self, *, openmetrics: bool) -> bytes:
         """Return the metrics in the text format 0.0.4, or in OpenMetrics 1.0.0 if `openmetrics` is true.
 
-        The counters have the totals of the last `save` that succeeded.
+        The counters have the totals of the last write that succeeded.
         """
         return self._collector.render(openmetrics=openmetrics)
 

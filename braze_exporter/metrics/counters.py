@@ -8,12 +8,14 @@ import math
 import threading
 from array import array
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from itertools import chain
 
 from braze_exporter.braze.kinds import MAX_LENGTH, Unit
 from braze_exporter.braze.series import ABSENT, HOLE
-from braze_exporter.metrics.saved_state import SavedState
+from braze_exporter.state.contents import counter_changes
 from braze_exporter.state.counter_state import Counter, CounterKey, CounterState, NameKey, SeriesKey
 from braze_exporter.state.state_file import StateFile
+from braze_exporter.state.tables import TableChanges
 
 # The key of a series, its values, and whether it is exported.
 Column = tuple[SeriesKey, "array[float]", bool]
@@ -32,18 +34,19 @@ class Counters:
     known name of each id, which the state file keeps too.
     """
 
-    def __init__(self, state_file: StateFile | None = None, saved_state: SavedState | None = None) -> None:
-        """Start with the counters of `state_file`, or with none. Each write includes the changes of `saved_state`."""
-        self._state_file = state_file
-        self._saved_state = saved_state
+    def __init__(self, state_file: StateFile | None = None) -> None:
+        """Start with the counters of `state_file`, or with none."""
+        self._has_file = state_file is not None
         self._lock = threading.Lock()
-        self._states: dict[CounterKey, CounterState] = state_file.read() if state_file is not None else {}
+        self._states: dict[CounterKey, CounterState] = state_file.read_counters() if state_file is not None else {}
         self.names: Mapping[NameKey, str] = state_file.read_names() if state_file is not None else {}
         self._changed_names: dict[NameKey, str] = {}
         # The queries whose state has changed, and those of them whose buckets have changed.
         self._changed: set[CounterKey] = set()
         self._recounted: set[CounterKey] = set()
         self._removed: set[CounterKey] = set()
+        # The totals that `take_changes` has returned since the last successful write.
+        self._taken: dict[CounterKey, Sequence[tuple[Counter, float]]] = {}
         self._revisions: dict[CounterKey, int] = {}
         self.revision = 0
 
@@ -115,7 +118,7 @@ class Counters:
             self._changed |= self._recounted
 
     def record_names(self, names: Mapping[NameKey, str]) -> None:
-        """Store the current names of ids. The next `save` writes those that have changed."""
+        """Store the current names of ids. The next write includes those that have changed."""
         with self._lock:
             changed = {key: name for key, name in names.items() if self.names.get(key) != name}
             self.names = {**self.names, **changed}
@@ -181,7 +184,7 @@ class Counters:
         return self._revisions.get(key, -1)
 
     def total(self, key: CounterKey, series_key: SeriesKey = ()) -> float:
-        """Return the exported total of a counter: its value at the last `save`, or 0 before its first response."""
+        """Return the exported total of a counter: its value at the last write, or 0 before its first response."""
         with self._lock:
             state = self._states.get(key)
             counter = state.counters.get(series_key) if state is not None else None
@@ -200,51 +203,36 @@ class Counters:
         return totals
 
     @property
-    def has_unsaved(self) -> bool:
-        """Whether there are changes that `save` has to write. Does not wait for other threads."""
-        has_saved_state_changes = self._saved_state is not None and self._saved_state.has_changes
-        return bool(self._changed or self._removed or self._changed_names) or has_saved_state_changes
+    def has_changes(self) -> bool:
+        """Whether `take_changes` would return changes. Does not wait for other threads."""
+        return bool(self._changed or self._removed or self._changed_names)
 
     @property
     def has_many_unsaved(self) -> bool:
         """Whether the counters of so many queries changed that the next scrape would wait for the write."""
         return len(self._changed) >= MAX_UNSAVED
 
-    def save(self) -> None:
-        """Write the changed counters and export their new totals. At most one thread may save at a time.
-
-        Raises `StateFileError` if the write fails. The exported totals then stay the same until a write succeeds.
-        """
-        # Before the counters are copied, so that a restart shows no response that its counters lack.
-        changes = self._saved_state.collect() if self._saved_state is not None else {}
+    def take_changes(self) -> TableChanges:
+        """Return the rows of what has changed since the last call, or nothing if there is no state file."""
         with self._lock:
-            changed = {key: self._states[key] for key in self._changed}
-            rows = {key: state.to_row() for key, state in changed.items()}
-            recounted = {key: self._states[key] for key in self._recounted}
-            packed = {key: state.pack_counters() for key, state in recounted.items()}
-            totals = [(counter, counter.total) for state in recounted.values() for counter in state.counters.values()]
+            for key in self._recounted:
+                self._taken[key] = [(counter, counter.total) for counter in self._states[key].counters.values()]
+            rows = {key: self._states[key].to_row() for key in self._changed}
+            packed = {key: self._states[key].pack_counters() for key in self._recounted if self._has_file}
             self._changed.clear()
             self._recounted.clear()
             removed, self._removed = self._removed, set()
             names, self._changed_names = self._changed_names, {}
-        if not changed and not removed and not names and not changes:
-            return
-        try:
-            if self._state_file is not None:
-                self._state_file.write(rows, packed, removed, names, changes)
-        except BaseException:
-            with self._lock:
-                self._changed |= changed.keys() & self._states.keys()
-                self._recounted |= recounted.keys() & self._states.keys()
-                self._removed |= removed
-                self._changed_names = names | self._changed_names
-            raise
-        if self._saved_state is not None:
-            self._saved_state.confirm()
+        changes = counter_changes(rows, packed, removed) | {("names", key): (*key, name) for key, name in names.items()}
+        return changes if self._has_file else {}
+
+    def export_written(self) -> None:
+        """Export the totals that `take_changes` has returned. They have been written."""
         with self._lock:
-            self.revision += 1
-            self._revisions |= dict.fromkeys(recounted.keys() & self._states.keys(), self.revision)
-            for counter, total in totals:
+            taken, self._taken = self._taken, {}
+            self.revision += bool(taken)
+            self._revisions |= dict.fromkeys(taken.keys() & self._states.keys(), self.revision)
+            for counter, total in chain.from_iterable(taken.values()):
                 counter.saved_total = total
 
 

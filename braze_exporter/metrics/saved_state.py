@@ -65,10 +65,7 @@ class _Changes:
 
 
 class SavedState:
-    """Restores the queries from the state file, and collects what the next write must change. Thread-safe.
-
-    `collect` returns all changes since the last `confirm`, so that nothing is lost if a write fails.
-    """
+    """Restores the queries from the state file, and collects what the next write must change. Thread-safe."""
 
     def __init__(self, state_file: StateFile, wall: Callable[[], float], monotonic: Callable[[], float]) -> None:
         """Read the queries of `state_file`.
@@ -79,7 +76,6 @@ class SavedState:
         self._wall = wall
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._sources: list[Callable[[], TableChanges]] = []
         heads, buckets = dict(state_file.read_table("query_series")), dict(state_file.read_table("responses"))
         baselines: defaultdict[int, list[bytes]] = defaultdict(list)
         for query_id, _, data in state_file.read_table("baselines"):
@@ -95,11 +91,6 @@ class SavedState:
         self._next_id = max(self._ids.values(), default=0) + 1
         self._changes = _Changes()
         self._heads_hashes: dict[int, int] = {}
-        self._unconfirmed: TableChanges = {}
-
-    def add_source(self, take_changes: Callable[[], TableChanges]) -> None:
-        """Let `collect` include what `take_changes` returns: the changes since its last call."""
-        self._sources.append(take_changes)
 
     def restore(self, query: Query) -> QueryState | None:
         """Return the state of a query that is added to the plan, or None if the state file does not have it."""
@@ -160,12 +151,12 @@ class SavedState:
 
     @property
     def has_changes(self) -> bool:
-        """Whether there are changes of queries that the next write must include. Does not wait for other threads."""
-        return bool(self._unconfirmed) or self._changes != _Changes()
+        """Whether queries have changed since `take_changes`. Does not wait for other threads."""
+        return self._changes != _Changes()
 
-    def collect(self) -> TableChanges:
-        """Return the rows to write, with those of writes that were not confirmed."""
-        rows = dict(self._unconfirmed)
+    def take_changes(self) -> TableChanges:
+        """Return the rows of the queries that have changed since the last call."""
+        rows: TableChanges = {}
         with self._lock:
             changes, self._changes = self._changes, _Changes()
             for key in changes.removed:
@@ -188,9 +179,6 @@ class SavedState:
             if key in ids:
                 row_key = (ids[key], period)
                 rows["baselines", row_key] = (*row_key, encode_baselines(values)) if values else None
-        for take_changes in self._sources:
-            rows |= take_changes()
-        self._unconfirmed = rows
         return rows
 
     def _series_rows(self, query_id: int, heads: tuple[SeriesHead, ...], series: tuple[Series, ...]) -> TableChanges:
@@ -206,14 +194,8 @@ class SavedState:
             ),
         )
         encoded_heads = encode_heads(heads)
-        rows: dict[tuple[str, tuple[object, ...]], Sequence[object] | None] = {
-            ("responses", (query_id,)): (query_id, encode_buckets(heads, series))
-        }
+        rows: TableChanges = {("responses", (query_id,)): (query_id, encode_buckets(heads, series))}
         if self._heads_hashes.get(query_id) != hash(encoded_heads):
             self._heads_hashes[query_id] = hash(encoded_heads)
             rows["query_series", (query_id,)] = (query_id, encoded_heads)
         return rows
-
-    def confirm(self) -> None:
-        """Register that what `collect` returned last has been written."""
-        self._unconfirmed = {}

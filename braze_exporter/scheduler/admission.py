@@ -8,20 +8,22 @@ import hashlib
 import secrets
 import threading
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from braze_exporter.braze.calls import Permit, RateLimitInfo
 from braze_exporter.braze.errors import BrazeError
 from braze_exporter.braze.pools import Endpoint, Pool
-from braze_exporter.scheduler.budget_writer import BudgetWriter
 from braze_exporter.scheduler.circuit_breaker import Decision, StartCircuitBreaker
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
 from braze_exporter.scheduler.key_state import AUTH_REASONS, AuthFailure, KeyState
 from braze_exporter.scheduler.priority import Priority
 from braze_exporter.scheduler.rate_limiter import Pause, PoolBudget, RateLimiter
+from braze_exporter.state.contents import budget_changes
 from braze_exporter.state.state_file import StateFile
-from braze_exporter.state.tables import BudgetRecords, BudgetRow, HoldRow
+from braze_exporter.state.tables import BudgetRecords, BudgetRow, HoldRow, TableChanges
+from braze_exporter.state.writer import WRITE_INTERVAL_SECONDS
 
 
 class WorkspaceKey(NamedTuple):
@@ -140,7 +142,7 @@ class Admission:
             key, limiter, start = self.key, self.budget.limiters[endpoint.pool.name], self.budget.start
             key_call, pool_probe = key.acquire(endpoint), limiter.acquire(now, priority)
             start_call = start.acquire()
-            self._budgets.request_save()
+            self._budgets.record_call()
 
         def begin() -> None:
             nonlocal key, key_call
@@ -156,7 +158,7 @@ class Admission:
                 start.record(error, start_call, now)
                 pause_seconds = limiter.release(feedback, pool_probe, now)
                 is_refused = error is not None and error.reason in AUTH_REASONS
-                self._budgets.request_save(at_once=is_refused or pause_seconds is not None)
+                self._budgets.record_call(is_stopped=is_refused or pause_seconds is not None)
                 return pause_seconds
 
         return Permit(end, begin=begin)
@@ -192,13 +194,12 @@ class Budgets:
         wall: Callable[[], float],
         monotonic: Callable[[], float],
         state_file: StateFile | None = None,
-        on_write_failure: Callable[[], None] = lambda: None,
         is_reached: bool = False,
     ) -> None:
-        """Start with the budgets in `state_file`, and take their balances out of it.
+        """Start with the budgets in `state_file`, which `start_saving` must take out of it.
 
-        `wall` returns seconds since the epoch, `monotonic` seconds of a monotonic clock. `on_write_failure` is called
-        after each failed write. If `is_reached` is false, calls are made one at a time until Braze has responded.
+        `wall` returns seconds since the epoch, `monotonic` seconds of a monotonic clock. If `is_reached` is false,
+        calls are made one at a time until Braze has responded.
         """
         self._is_reached = is_reached
         self._wall = wall
@@ -214,13 +215,22 @@ class Budgets:
         self._keys: dict[_BudgetKey, KeyState] = {}
         self._restore(records)
         self.is_closed = False
-        self._writer: BudgetWriter | None = None
-        if state_file is not None:
-            self._writer = BudgetWriter(state_file, self._to_records, on_write_failure)
-            if not self._writer.write(with_balances=False):
-                for budget in self._budgets.values():
-                    budget.rows = {pool: row._replace(balance=0.0) for pool, row in budget.rows.items()}
-            self._writer.start()
+        self._request_write: Callable[[], Future[bool]] | None = None
+        self._is_changed = False
+        self._called_at = monotonic()
+        self._are_balances_saved = False
+
+    def start_saving(self, request_write: Callable[[], Future[bool]]) -> None:
+        """Take the balances out of the state file, and use none if that fails.
+
+        `request_write` requests a write of the state file. Its future has the result whether everything was written.
+        """
+        with self.lock:
+            self.record_call()
+        self._request_write = request_write
+        if not request_write().result():
+            for budget in self._budgets.values():
+                budget.rows = {pool: row._replace(balance=0.0) for pool, row in budget.rows.items()}
 
     def make_budget(self) -> _Budget:
         """Return a budget without limiters."""
@@ -285,8 +295,10 @@ class Budgets:
         with self.lock:
             self._demands = demands
             has_new = self._combine_demands()
-        if has_new and self._writer is not None:  # before the first call
-            self._writer.write(with_balances=False)
+            if has_new:
+                self.record_call()
+        if has_new and self._request_write is not None:  # before the first call
+            self._request_write().result()
 
     def _combine_demands(self) -> bool:
         """Apply the demands, and return whether a pool is new."""
@@ -315,32 +327,46 @@ class Budgets:
             key.set_endpoints(tuple(used.values()))
         return has_new
 
-    def request_save(self, *, at_once: bool = False) -> None:
-        """Write the state soon, or at once for a stop."""
-        if self._writer is not None:
-            self._writer.request(at_once=at_once)
+    def record_call(self, *, is_stopped: bool = False) -> None:
+        """Take the balances out of the state file for a call, and write a stop at once."""
+        self._is_changed, self._called_at = True, self.monotonic()
+        if self._request_write is not None and (is_stopped or self._are_balances_saved):
+            self._are_balances_saved = False
+            self._request_write()
 
     def close(self) -> None:
-        """Allow no more calls, and write the balances to the state file."""
+        """Allow no more calls. The next write of the state file has the balances."""
         with self.lock:
             self.is_closed = True
-        if self._writer is not None:
-            self._writer.close()
 
-    def _to_records(self, *, with_balances: bool) -> BudgetRecords:
+    @property
+    def _is_idle(self) -> bool:
+        """Whether no call has been made for so long that the state file may have the balances."""
+        return self.is_closed or self.monotonic() - self._called_at >= WRITE_INTERVAL_SECONDS
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether `take_changes` would return changes. Does not wait for other threads."""
+        return self._is_changed or (self._is_idle and not self._are_balances_saved)
+
+    def take_changes(self) -> TableChanges:
+        """Return all budgets and holds for the state file if they have changed since the last call.
+
+        While calls are made, the balances are 0, so that a process that is killed adds no calls.
+        """
         with self.lock:
-            return self._make_records(with_balances=with_balances)
-
-    def _make_records(self, *, with_balances: bool) -> BudgetRecords:
-        now, wall = self.monotonic(), self._wall()
-        budgets: list[BudgetRow] = []
-        holds: list[HoldRow] = []
-        for (url, digest), budget in self._budgets.items():
-            budgets += (row._replace(url=url, key_digest=digest) for row in budget.rows.values())
-            budgets += (limiter.to_row(url, digest, now, wall) for limiter in budget.limiters.values())
-            key = self._keys.get((url, digest))
-            holds += key.to_rows(url, digest, now, wall) if key is not None else ()
-        if not with_balances:
-            budgets = [row._replace(balance=0.0, balance_at=wall) for row in budgets]
-        key_digests = {(key.workspace, key.url): digest for key, digest in self._key_digests.items()}
-        return BudgetRecords(self._salt, key_digests, budgets, holds)
+            if not self.has_changes:
+                return {}
+            self._is_changed, self._are_balances_saved = False, self._is_idle
+            now, wall = self.monotonic(), self._wall()
+            budgets: list[BudgetRow] = []
+            holds: list[HoldRow] = []
+            for (url, digest), budget in self._budgets.items():
+                budgets += (row._replace(url=url, key_digest=digest) for row in budget.rows.values())
+                budgets += (limiter.to_row(url, digest, now, wall) for limiter in budget.limiters.values())
+                key = self._keys.get((url, digest))
+                holds += key.to_rows(url, digest, now, wall) if key is not None else ()
+            if not self._are_balances_saved:
+                budgets = [row._replace(balance=0.0, balance_at=wall) for row in budgets]
+            key_digests = {(key.workspace, key.url): digest for key, digest in self._key_digests.items()}
+            return budget_changes(BudgetRecords(self._salt, key_digests, budgets, holds))

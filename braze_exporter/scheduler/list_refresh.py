@@ -147,12 +147,17 @@ class ListRefresher:
             self._saved_items[_saved_key(read_state)] = (saved.known.items, read_state.missing_since)
         return read_state
 
+    @property
+    def has_changes(self) -> bool:
+        """Whether lists have changed since `take_changes`. Does not wait for other threads."""
+        return bool(self._unsaved)
+
     def take_changes(self) -> TableChanges:
-        """Return the rows of the state file that have changed since the last call."""
+        """Return the rows of the lists that have changed since the last call."""
         with self._lock:
             states = {_saved_key(read_state): read_state for read_state in self._lists.values()}
             offset = self._wall() - self._monotonic()
-            rows: dict[tuple[str, tuple[object, ...]], Sequence[object] | None] = {}
+            rows: TableChanges = {}
             for key in self._unsaved:
                 read_state = states.get(key)
                 if read_state is None:

@@ -1,43 +1,49 @@
-"""Reads the counters, names and budgets of the state file, and writes the counters."""
+"""Converts counters, names and budgets from and to the rows of the state file."""
 
 import contextlib
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from braze_exporter.braze.kinds import Unit
-from braze_exporter.state.counter_state import CounterKey, CounterState, NameKey
+from braze_exporter.state.counter_state import CounterKey, CounterState, NameKey, Row
 from braze_exporter.state.errors import DamagedError, StateFileError
-from braze_exporter.state.tables import SALT_PROPERTY, BudgetRecords, BudgetRow, HoldRow, columns, insert
+from braze_exporter.state.tables import SALT_PROPERTY, BudgetRecords, BudgetRow, HoldRow, TableChanges, select_rows
 
 
 def read_counters(connection: sqlite3.Connection) -> dict[CounterKey, CounterState]:
     """Return all counter states. Raises `StateFileError` if one cannot be read."""
     with _reading():
-        rows = connection.execute(f"SELECT {columns('counters')} FROM counters")  # noqa: S608 - contains no input
         states = {
             tuple(json.loads(key)): CounterState(Unit(unit), float(requested_at), str(zone))
-            for key, unit, requested_at, zone in rows
+            for key, unit, requested_at, zone in select_rows(connection, "counters")
         }
-        for key, packed in connection.execute(f"SELECT {columns('counter_buckets')} FROM counter_buckets"):  # noqa: S608
+        for key, packed in select_rows(connection, "counter_buckets"):
             states[tuple(json.loads(key))].unpack_counters(zlib.decompress(packed))
         return states
 
 
-def write_counters(connection: sqlite3.Connection, packed_counters: Mapping[CounterKey, bytes]) -> None:
-    """Write counters that `CounterState.pack_counters` has packed."""
-    rows = [(json.dumps(key), zlib.compress(packed, 1)) for key, packed in packed_counters.items()]
-    insert(connection, "counter_buckets", rows)
+def counter_changes(
+    rows: Mapping[CounterKey, Row], packed_counters: Mapping[CounterKey, bytes], removed: Iterable[CounterKey] = ()
+) -> TableChanges:
+    """Return the changes for counter states, from `CounterState.to_row` and `pack_counters`, and for those removed."""
+    changes: TableChanges = {
+        (table, (json.dumps(key),)): None for table in ("counters", "counter_buckets") for key in removed
+    }
+    for key, row in rows.items():
+        changes["counters", (json.dumps(key),)] = (json.dumps(key), *row)
+    for key, packed in packed_counters.items():
+        changes["counter_buckets", (json.dumps(key),)] = (json.dumps(key), zlib.compress(packed, 1))
+    return changes
 
 
 def read_names(connection: sqlite3.Connection) -> dict[NameKey, str]:
     """Return the last known names. Raises `StateFileError` if they cannot be read."""
     with _reading():
         names = {}
-        rows = connection.execute(f"SELECT {columns('names')} FROM names")  # noqa: S608 - contains no input
-        for workspace, url, kind, item_id, name in rows:
+        for workspace, url, kind, item_id, name in select_rows(connection, "names"):
             if not isinstance(name, str):
                 raise TypeError("a name is not text")
             names[workspace, url, kind, item_id] = name
@@ -57,13 +63,10 @@ def _reading() -> Iterator[None]:
 def read_budgets(connection: sqlite3.Connection) -> BudgetRecords | None:
     """Return the budgets and holds, or None if there are none. Raises `StateFileError` if one cannot be read."""
     with _reading():
-        select = "SELECT value FROM file_properties WHERE name = ?"
-        salts = [str(salt) for (salt,) in connection.execute(select, (SALT_PROPERTY,))]
         key_digests = {
             (str(workspace), str(url)): str(digest)
-            for workspace, url, digest in connection.execute("SELECT workspace, url, key_digest FROM workspace_keys")
+            for workspace, url, digest in select_rows(connection, "workspace_keys")
         }
-        select = f"SELECT {', '.join(BudgetRow._fields)} FROM budgets"  # noqa: S608 - contains no input
         budgets = [
             BudgetRow(
                 url,
@@ -76,14 +79,23 @@ def read_budgets(connection: sqlite3.Connection) -> BudgetRecords | None:
                 int(count),
                 *map(_to_float, told),
             )
-            for url, digest, pool, balance, at, until, reason, count, *told in connection.execute(select)
+            for url, digest, pool, balance, at, until, reason, count, *told in select_rows(connection, "budgets")
         ]
-        select = f"SELECT {', '.join(HoldRow._fields)} FROM holds"  # noqa: S608 - contains no input
         holds = [
             HoldRow(url, digest, path, verdict, _to_float(until), error)
-            for url, digest, path, verdict, until, error in connection.execute(select)
+            for url, digest, path, verdict, until, error in select_rows(connection, "holds")
         ]
-    return BudgetRecords(salts[0], key_digests, budgets, holds) if salts else None
+        salt = dict(select_rows(connection, "file_properties")).get(SALT_PROPERTY)
+    return BudgetRecords(str(salt), key_digests, budgets, holds) if salt is not None else None
+
+
+def budget_changes(records: BudgetRecords) -> TableChanges:
+    """Return the changes that replace all budgets and holds by `records`."""
+    rows: TableChanges = {(table, ()): None for table in ("workspace_keys", "budgets", "holds")}
+    rows["file_properties", (SALT_PROPERTY,)] = (SALT_PROPERTY, records.salt)
+    rows |= {("workspace_keys", key): (*key, digest) for key, digest in records.key_digests.items()}
+    rows |= {("budgets", row[:3]): row for row in records.budgets}
+    return rows | {("holds", row[:3]): row for row in records.holds}
 
 
 def _to_float(value: Any) -> float | None:  # noqa: ANN401 - a value of SQLite

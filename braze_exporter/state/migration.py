@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.names import normalize_id
 from braze_exporter.braze.series import HOLE
-from braze_exporter.state.contents import write_counters
+from braze_exporter.state.contents import counter_changes
 from braze_exporter.state.counter_state import Counter, CounterKey, CounterState, SeriesKey
 from braze_exporter.state.errors import DamagedError
-from braze_exporter.state.tables import insert
+from braze_exporter.state.tables import apply_changes
 
 # The metric groups of schema 1 that have another name now, and those whose statistic `revenue` has its own group now.
 _RENAMED_GROUPS = {"campaign_revenue": "campaign_revenue_dollars", "canvas_revenue": "canvas_revenue_dollars"}
@@ -55,8 +55,8 @@ def migrate_counters(connection: sqlite3.Connection, aliases: Aliases) -> None:
             _add_counter(state, series_key, row, has_several=query_key[2] in _KINDS_WITH_IDS)
     except (ValueError, TypeError, LookupError) as error:
         raise DamagedError(f"cannot be read: {error}") from error
-    insert(connection, "counters", [(json.dumps(key), *state.to_row()) for key, state in states.items()])
-    write_counters(connection, {key: state.pack_counters() for key, state in states.items()})
+    rows = {key: state.to_row() for key, state in states.items()}
+    apply_changes(connection, counter_changes(rows, {key: state.pack_counters() for key, state in states.items()}))
     connection.execute("DROP TABLE accounts")
 
 

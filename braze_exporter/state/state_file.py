@@ -2,21 +2,18 @@
 
 import contextlib
 import io
-import json
 import logging
 import os
 import sqlite3
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from braze_exporter.config.document import shorten
-from braze_exporter.state.contents import is_damage, read_budgets, read_counters, read_names, write_counters
-from braze_exporter.state.counter_state import CounterKey, CounterState, NameKey, Row
+from braze_exporter.state.contents import is_damage, read_budgets, read_counters, read_names
+from braze_exporter.state.counter_state import CounterKey, CounterState, NameKey
 from braze_exporter.state.database import (
     ROLLBACK_JOURNAL,
     check_owner,
@@ -29,16 +26,7 @@ from braze_exporter.state.database import (
 from braze_exporter.state.errors import DamagedError, ForeignFileError, InaccessibleError, StateFileError
 from braze_exporter.state.lock_file import Deadline, check_lock_file, describe_lock, lock_file, lock_path
 from braze_exporter.state.migration import NO_ALIASES, Aliases, migrate_counters
-from braze_exporter.state.tables import (
-    KEY_COLUMNS,
-    SALT_PROPERTY,
-    TABLES,
-    BudgetRecords,
-    TableChanges,
-    apply_changes,
-    columns,
-    insert,
-)
+from braze_exporter.state.tables import TABLES, BudgetRecords, TableChanges, apply_changes, columns, select_rows
 
 # Written into the file, so that later versions can recognize and migrate it.
 SCHEMA_VERSION = 2
@@ -52,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 class StateFile:
-    """An open state file, locked against other processes. Writes are thread-safe.
+    """An open state file, locked against other processes. One thread at a time may use it.
 
     If the file is deleted, the next write fails. The write after that creates it again from the open database, so that
     nothing is lost. If the file is replaced by another one, writes fail and do not change that one. A restart uses it.
@@ -65,9 +53,8 @@ class StateFile:
         self._lock = lock
         self._status = path.lstat()
         self._is_deleted = False
-        self._transaction_lock = threading.Lock()
 
-    def read(self) -> dict[CounterKey, CounterState]:
+    def read_counters(self) -> dict[CounterKey, CounterState]:
         """Return all counter states. Raises `StateFileError` if one cannot be read."""
         return read_counters(self._connection)
 
@@ -75,65 +62,29 @@ class StateFile:
         """Return the last known names. Raises `StateFileError` if they cannot be read."""
         return read_names(self._connection)
 
-    def write(
-        self,
-        rows: Mapping[CounterKey, Row],
-        packed_counters: Mapping[CounterKey, bytes] | None = None,
-        removed: Iterable[CounterKey] = (),
-        names: Mapping[NameKey, str] | None = None,
-        changes: TableChanges | None = None,
-    ) -> None:
-        """Write counter states, their `packed_counters`, `names` and `changes`; delete the states in `removed`.
-
-        All is written in one durable transaction. Names that are not in `names` are kept.
-
-        Raises `StateFileError` if that fails.
-        """
-        with self._transaction() as connection:
-            for table in ("counters", "counter_buckets"):
-                statement = f"DELETE FROM {table} WHERE key = ?"  # noqa: S608 - contains no input
-                connection.executemany(statement, [(json.dumps(key),) for key in removed])
-            insert(connection, "counters", [(json.dumps(key), *row) for key, row in rows.items()])
-            write_counters(connection, packed_counters or {})
-            insert(connection, "names", [(*key, name) for key, name in (names or {}).items()])
-            apply_changes(connection, changes or {})
-
     def read_budgets(self) -> BudgetRecords | None:
         """Return the budgets and holds, or None if none were written. Raises `StateFileError` if they are invalid."""
         return read_budgets(self._connection)
 
-    def write_budgets(self, records: BudgetRecords) -> None:
-        """Replace the budgets and holds in one durable transaction. Raises `StateFileError` if that fails."""
-        with self._transaction() as connection:
-            for table in ("workspace_keys", "budgets", "holds"):
-                connection.execute(f"DELETE FROM {table}")  # noqa: S608 - contains no input
-            insert(connection, "file_properties", [(SALT_PROPERTY, records.salt)])
-            insert(connection, "workspace_keys", [(*key, digest) for key, digest in records.key_digests.items()])
-            insert(connection, "budgets", records.budgets)
-            insert(connection, "holds", records.holds)
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Yield the connection for one durable transaction. Raises `StateFileError` if it fails."""
-        with self._transaction_lock:
-            self._check_file()
-            try:
-                with transaction(self._connection):
-                    yield self._connection
-            except sqlite3.Error as error:
-                raise StateFileError(str(error)) from error
-
     def read_table(self, table: str) -> list[tuple[Any, ...]]:
-        """Return the rows of one of the tables in `TableChanges`. Raises `StateFileError` if they cannot be read."""
+        """Return the rows of a table. Raises `StateFileError` if they cannot be read."""
         try:
-            return self._connection.execute(f"SELECT {columns(table)} FROM {table}").fetchall()  # noqa: S608 - contains no input
+            return [*select_rows(self._connection, table)]
         except sqlite3.Error as error:
             raise StateFileError(f"cannot be read: {error}") from error
+
+    def write(self, changes: TableChanges) -> None:
+        """Write `changes` in one durable transaction. Raises `StateFileError` if that fails."""
+        self._check_file()
+        try:
+            with transaction(self._connection):
+                apply_changes(self._connection, changes)
+        except sqlite3.Error as error:
+            raise StateFileError(str(error)) from error
 
     def close(self) -> None:
         """Close the file and release its lock."""
         with (
-            self._transaction_lock,
             contextlib.closing(self._lock),
             contextlib.closing(self._connection),
             contextlib.suppress(OSError, sqlite3.Error),
@@ -329,9 +280,9 @@ def _prepare(connection: sqlite3.Connection, version: int, aliases: Aliases) -> 
         migrate_counters(connection, aliases)
     read_counters(connection)
     read_names(connection)
-    for table in KEY_COLUMNS:
-        connection.execute(f"SELECT {columns(table)} FROM {table} LIMIT 0")  # noqa: S608 - contains no input
     read_budgets(connection)
+    for table in columns():
+        next(select_rows(connection, table), None)
 
 
 def _describe_error(path: str, error: sqlite3.DatabaseError) -> str:

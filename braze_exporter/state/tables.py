@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
-# The number of rows per statement. Larger statements are faster, since the thread waits for the GIL after each one.
+# The number of values per statement. Larger statements are faster, since the thread waits for the GIL after each one.
 # Older SQLite versions accept at most 999 values.
-_ROWS_PER_STATEMENT = 120
+_VALUES_PER_STATEMENT = 999
 
 # The name of the salt of the key digests in `file_properties`.
 SALT_PROPERTY = "key_salt"
@@ -207,43 +207,56 @@ class BudgetRecords:
 
 
 # The row to write for each table and key, or None to delete the rows whose key begins with this one. A key has the
-# values of the first columns of its table.
-TableChanges = Mapping[tuple[str, tuple[object, ...]], Sequence[object] | None]
-# The columns of the keys of the tables in `TableChanges`.
-KEY_COLUMNS = {
-    "queries": ("id",),
-    "query_series": ("query",),
-    "responses": ("query",),
-    "baselines": ("query", "period"),
-    "lists": ("workspace", "url", "path"),
-    "list_items": ("workspace", "url", "path"),
-}
+# values of the first columns of its table, and a row those of all columns.
+TableChanges = dict[tuple[str, tuple[object, ...]], Sequence[object] | None]
 
 
 @functools.cache
-def columns(table: str) -> str:
-    """Return the names of the columns of a table. A file of a later version may have further ones."""
+def columns() -> Mapping[str, Sequence[str]]:
+    """Return the columns of each table. A file of a later version may have further ones."""
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         for statement in TABLES:
             connection.execute(statement)
-        columns = connection.execute("SELECT name FROM pragma_table_info(?) ORDER BY cid", (table,))
-        return ", ".join(name for (name,) in columns)
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        select = "SELECT name FROM pragma_table_info(?) ORDER BY cid"
+        return {table: [name for (name,) in connection.execute(select, (table,))] for (table,) in tables}
 
 
-def insert(connection: sqlite3.Connection, table: str, rows: Sequence[Sequence[object]]) -> None:
+def select_rows(connection: sqlite3.Connection, table: str) -> sqlite3.Cursor:
+    """Return the rows of a table, with the values in the order of `columns`."""
+    return connection.execute(f"SELECT {', '.join(columns()[table])} FROM {table}")  # noqa: S608 - contains no input
+
+
+def insert_rows(connection: sqlite3.Connection, table: str, rows: Sequence[Sequence[object]]) -> None:
     """Insert rows into a table, or replace those with the same key. The values are in the order of `columns`."""
-    for start in range(0, len(rows), _ROWS_PER_STATEMENT):
-        batch = rows[start : start + _ROWS_PER_STATEMENT]
-        placeholders = ", ".join([f"({', '.join('?' * len(batch[0]))})"] * len(batch))
-        statement = f"INSERT OR REPLACE INTO {table} ({columns(table)}) VALUES {placeholders}"  # noqa: S608 - no input
+    names = columns()[table]
+    size = _VALUES_PER_STATEMENT // len(names)
+    for start in range(0, len(rows), size):
+        batch = rows[start : start + size]
+        values = ", ".join([f"({', '.join('?' * len(names))})"] * len(batch))
+        statement = f"INSERT OR REPLACE INTO {table} ({', '.join(names)}) VALUES {values}"  # noqa: S608 - no input
         connection.execute(statement, [*chain(*batch)])
 
 
 def apply_changes(connection: sqlite3.Connection, changes: TableChanges) -> None:
-    """Delete and insert rows. The rows are in the order of `columns`."""
+    """Delete and then insert rows."""
+    rows: dict[str, list[Sequence[object]]] = {}
     for (table, key), row in changes.items():
-        if row is None:
-            condition = " AND ".join(f"{column} = ?" for column in KEY_COLUMNS[table][: len(key)])
-            connection.execute(f"DELETE FROM {table} WHERE {condition}", key)  # noqa: S608 - contains no input
-    for table in KEY_COLUMNS:
-        insert(connection, table, [row for (name, _), row in changes.items() if name == table and row is not None])
+        if row is not None:
+            rows.setdefault(table, []).append(row)
+            continue
+        condition = " AND ".join(f"{name} = ?" for name in columns()[table][: len(key)]) or "TRUE"
+        connection.execute(f"DELETE FROM {table} WHERE {condition}", key)  # noqa: S608 - contains no input
+    for table, inserted in rows.items():
+        insert_rows(connection, table, inserted)
+
+
+def merge_changes(earlier: TableChanges, later: TableChanges) -> TableChanges:
+    """Return the changes that have the effect of `earlier` and then `later`."""
+    deleted = {key for key, row in later.items() if row is None}
+    kept = {
+        (table, key): row
+        for (table, key), row in earlier.items()
+        if not any((table, key[:length]) in deleted for length in range(len(key)))
+    }
+    return {**kept, **later}

@@ -57,7 +57,7 @@ class MetricsSource(Protocol):
     def refresh(self) -> Refresh:
         """Start a fetch of every due query, and return a future that is done when no fetch is in flight."""
 
-    def save(self) -> Future[None]:
+    def save(self) -> Future[Any]:
         """Start a write of the state file, and return a future that is done after it. Does not block."""
 
     def render(self, *, openmetrics: bool) -> bytes:

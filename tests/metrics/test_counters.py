@@ -24,6 +24,7 @@ from support import (
     KEY,
     Clock,
     MetricsPage,
+    SavedCounters,
     copy_during_transaction,
     running_braze,
     running_exporter,
@@ -35,7 +36,7 @@ from braze_exporter.braze.kinds import MAX_LENGTH, Unit
 from braze_exporter.braze.transport import open_session
 from braze_exporter.config.loading import load_config
 from braze_exporter.exporter.exporter import Exporter
-from braze_exporter.metrics.counters import MAX_UNSAVED, Counters
+from braze_exporter.metrics.counters import MAX_UNSAVED
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.state.counter_state import CounterKey
 from braze_exporter.state.errors import StateFileError
@@ -45,7 +46,9 @@ DAY = 24 * HOUR
 PURCHASES = ("production", "https://rest.iad-01.braze.com", "custom_events", "purchase", "", "", "", "")
 
 
-def record(counters: Counters, buckets: dict[int, float], *, unit: Unit = Unit.HOUR, requested_from: int = 0) -> float:
+def record(
+    counters: SavedCounters, buckets: dict[int, float], *, unit: Unit = Unit.HOUR, requested_from: int = 0
+) -> float:
     """Record one response, save the counters, and return the total that is shown."""
     record_series(
         counters, PURCHASES, buckets, unit, requested_from=requested_from, requested_at=float(max(buckets, default=0))
@@ -55,7 +58,7 @@ def record(counters: Counters, buckets: dict[int, float], *, unit: Unit = Unit.H
 
 
 def record_series(
-    counters: Counters,
+    counters: SavedCounters,
     key: CounterKey,
     buckets: Mapping[int, float],
     unit: Unit = Unit.HOUR,
@@ -78,7 +81,7 @@ reports = st.lists(st.dictionaries(st.integers(0, 30), st.integers(0, 50).map(fl
 @given(reports)
 def test_total_never_falls_and_counts_once(responses: list[dict[int, float]]) -> None:
     """The total never falls, and it never exceeds the sum of the highest values reported for the buckets."""
-    counters = Counters()
+    counters = SavedCounters()
     last_total = 0.0
     most: dict[int, float] = {}
     for number, buckets in enumerate(responses):
@@ -95,12 +98,12 @@ def test_new_series_counts_from_zero(tmp_path: Path) -> None:
     """A series that appears after the first response counts from `new_from`; a known series counts its rises."""
     path = str(tmp_path / "state.sqlite")
     with contextlib.closing(open_state_file(path)) as store:
-        counters = Counters(store)
+        counters = SavedCounters(store)
         record_series(counters, PURCHASES, {7: 5.0}, Unit.DAY, "email", requested_from=5)
         counters.save()
         assert counters.total(PURCHASES, ("email",)) == 0
     with contextlib.closing(open_state_file(path)) as store:
-        counters = Counters(store)
+        counters = SavedCounters(store)
         record_series(counters, PURCHASES, {7: 6.0}, Unit.DAY, "email", requested_from=5, new_from=7)
         record_series(counters, PURCHASES, {6: 2.0, 7: 3.0, 8: 4.0}, Unit.DAY, "sms", requested_from=5, new_from=7)
         counters.save()
@@ -129,7 +132,7 @@ def test_new_series_is_exposed_as_zero_after_restart(path: str, new_from: int | 
 
 def test_unchanged_counters_are_not_written() -> None:
     """An unchanged response causes no write if `requested_at` is None."""
-    counters = Counters()
+    counters = SavedCounters()
     record_series(counters, PURCHASES, {7: 5.0}, Unit.DAY)
     counters.save()
     revision = counters.revision
@@ -140,7 +143,7 @@ def test_unchanged_counters_are_not_written() -> None:
 
 def test_negative_value_counts_from_zero() -> None:
     """Negative values of the first response count as 0, so that a later rise to 0 does not count."""
-    counters = Counters()
+    counters = SavedCounters()
     assert record(counters, {7: -50.0}) == 0
     assert record(counters, {7: 0.0}) == 0
     assert record(counters, {7: 20.0}) == 20
@@ -149,7 +152,7 @@ def test_negative_value_counts_from_zero() -> None:
 @given(st.lists(st.integers(0, 1_000).map(float), min_size=1, max_size=30))
 def test_growing_bucket_is_counted_in_full(values: list[float]) -> None:
     """A bucket that first appears after the first response counts with its highest value."""
-    counters = Counters()
+    counters = SavedCounters()
     record(counters, {0: 5.0})
     totals = [record(counters, {0: 5.0, 1: value}) for value in values]
     assert totals[-1] == max(values)
@@ -159,7 +162,7 @@ def test_growing_bucket_is_counted_in_full(values: list[float]) -> None:
 @settings(max_examples=30)
 def test_restart_with_state_keeps_totals(responses: list[dict[int, float]]) -> None:
     """Counters that are closed and opened between responses equal counters that stay open."""
-    going_on = Counters()
+    going_on = SavedCounters()
     with tempfile.TemporaryDirectory() as directory:
         for buckets in responses:
             with open_counters(f"{directory}/state.sqlite") as restarted:
@@ -168,7 +171,7 @@ def test_restart_with_state_keeps_totals(responses: list[dict[int, float]]) -> N
 
 def test_unreachable_buckets_are_removed() -> None:
     """Only the newest 100 buckets of a series are kept, and older buckets never count."""
-    counters = Counters()
+    counters = SavedCounters()
     record(counters, {0: 1.0})
     totals = [record(counters, {bucket: 1.0}) for bucket in range(1, 3 * MAX_LENGTH)]
     assert totals[-1] == 3 * MAX_LENGTH - 1
@@ -178,7 +181,7 @@ def test_unreachable_buckets_are_removed() -> None:
 def test_buckets_that_no_usual_response_has_are_forgotten(path: str) -> None:
     """A complete response removes the buckets that neither it nor its request has; they never count again."""
     with contextlib.closing(open_state_file(path)) as store:
-        counters = Counters(store)
+        counters = SavedCounters(store)
 
         def record_next(value: float, *numbers: int, is_complete: bool = True) -> tuple[float, int]:
             column = ((), array("d", [value] * len(numbers)), True)
@@ -193,7 +196,7 @@ def test_buckets_that_no_usual_response_has_are_forgotten(path: str) -> None:
                 is_complete=is_complete,
             )
             counters.save()
-            return counters.total(PURCHASES), len(store.read()[PURCHASES].numbers)
+            return counters.total(PURCHASES), len(store.read_counters()[PURCHASES].numbers)
 
         usual, repair = range(77, 101), [*range(2, 76), *range(77, 101)]
         assert record_next(1.0, *repair) == (0, 98)
@@ -206,21 +209,21 @@ def test_buckets_that_no_usual_response_has_are_forgotten(path: str) -> None:
 
 def test_empty_first_response_counts_from_zero() -> None:
     """After an empty first response, buckets within its requested range count and older ones do not."""
-    counters = Counters()
+    counters = SavedCounters()
     record(counters, {}, requested_from=10)
     assert record(counters, {9: 100.0, 10: 5.0, 11: 7.0}) == 12.0
 
 
 def test_older_buckets_never_count() -> None:
     """Buckets before the first row of the first response never count, even if its request began one bucket earlier."""
-    counters = Counters()
+    counters = SavedCounters()
     record(counters, {81: 50.0, 100: 5.0}, requested_from=80)
     assert record(counters, {80: 50.0, 81: 50.0, 100: 6.0}) == 1.0
 
 
 def test_changed_unit_keeps_total() -> None:
     """When the unit changes between hours and days, the first response of the new unit counts 0."""
-    counters = Counters()
+    counters = SavedCounters()
     record(counters, {738_000: 100.0}, unit=Unit.DAY)
     assert record(counters, {738_000: 130.0}, unit=Unit.DAY) == 30.0
     assert record(counters, {0: 7.0, 1: 8.0}) == 30.0
@@ -231,7 +234,7 @@ def test_changed_unit_keeps_total() -> None:
 
 def test_totals_are_shown_after_save() -> None:
     """A total that is not saved yet is not shown."""
-    counters = Counters()
+    counters = SavedCounters()
     record(counters, {0: 1.0})
     record_series(counters, PURCHASES, {0: 5.0}, requested_at=1.0)
     assert counters.total(PURCHASES) == 0.0
@@ -246,10 +249,10 @@ def path(tmp_path: Path) -> str:
 
 
 @contextlib.contextmanager
-def open_counters(path: str) -> Iterator[Counters]:
+def open_counters(path: str) -> Iterator[SavedCounters]:
     """Open a state file, and close it at the end."""
     with contextlib.closing(open_state_file(path, wait=0.1)) as store:
-        yield Counters(store)
+        yield SavedCounters(store)
 
 
 def test_counter_survives_restart(path: str) -> None:
@@ -268,15 +271,15 @@ def test_unused_counters_are_removed_after_100_days(path: str) -> None:
     signup, campaign = (*PURCHASES[:3], "signup", *[""] * 4), (*PURCHASES[:2], "campaigns", "welcome", *[""] * 4)
     key_sets = ({PURCHASES}, {PURCHASES, signup}, set[tuple[str, ...]]())
 
-    def record_unused(counters: Counters, value: float, day: int) -> None:
+    def record_unused(counters: SavedCounters, value: float, day: int) -> None:
         record_series(counters, signup, {day: value}, Unit.DAY, requested_at=DAY * day)
         record_series(counters, campaign, {day: value}, Unit.DAY, "email", requested_at=DAY * day)
 
-    def record_purchases(counters: Counters, day: int) -> None:
+    def record_purchases(counters: SavedCounters, day: int) -> None:
         record_series(counters, PURCHASES, {24 * day: 1.0}, requested_at=DAY * day)
         counters.save()
 
-    def expose(counters: Counters) -> list[float]:
+    def expose(counters: SavedCounters) -> list[float]:
         return counters.expose(signup, [()]) + counters.expose(campaign, [("email",)])
 
     with open_counters(path) as counters:
@@ -307,14 +310,14 @@ def test_unused_counters_are_removed_after_100_days(path: str) -> None:
         counters.remove_expired(key_sets[0])
         counters.save()
     with contextlib.closing(open_state_file(path)) as store:
-        assert set(store.read()) == {PURCHASES}
+        assert set(store.read_counters()) == {PURCHASES}
 
 
 def test_failed_removal_is_retried(path: str) -> None:
     """If the state file cannot be written, a removal is retried with the next successful write."""
     removed = (*PURCHASES[:3], "signup", "", "")
     with contextlib.closing(open_state_file(path)) as store:
-        counters = Counters(store)
+        counters = SavedCounters(store)
         record_series(counters, removed, {0: 1.0}, requested_at=0.0)
         record_series(counters, PURCHASES, {0: 1.0}, requested_at=101.0 * DAY)
         counters.save()
@@ -322,12 +325,12 @@ def test_failed_removal_is_retried(path: str) -> None:
         store._connection.execute("PRAGMA query_only = 1")  # noqa: SLF001 - simulates a read-only disk
         with pytest.raises(StateFileError):
             counters.save()
-        assert set(store.read()) == {PURCHASES, removed}
+        assert set(store.read_counters()) == {PURCHASES, removed}
         store._connection.execute("PRAGMA query_only = 0")  # noqa: SLF001
-        assert counters.has_unsaved
+        assert counters.changes.has_changes
         counters.save()
-        assert not counters.has_unsaved
-        assert set(store.read()) == {PURCHASES}
+        assert not counters.changes.has_changes
+        assert set(store.read_counters()) == {PURCHASES}
 
 
 def test_state_file_is_locked(path: str) -> None:
@@ -346,12 +349,12 @@ def test_second_process_waits_for_lock(path: str) -> None:
     """A second process that waits for the lock opens the file when the first closes it."""
     first = open_state_file(path)
     opening = threading.Event()
-    result: list[Counters] = []
+    result: list[SavedCounters] = []
 
     def second() -> None:
         opening.set()
         with contextlib.closing(open_state_file(path, wait=10)) as store:
-            result.append(Counters(store))
+            result.append(SavedCounters(store))
 
     waiting = threading.Thread(target=second)
     waiting.start()
@@ -470,7 +473,7 @@ def test_special_sqlite_name_is_a_file(tmp_path: Path, where: str, monkeypatch: 
 def test_total_stays_while_writes_fail(path: str, broken: str, mended: str) -> None:
     """While writes fail, the shown total stays, and the next successful write catches up."""
     with contextlib.closing(open_state_file(path)) as store:
-        counters = Counters(store)
+        counters = SavedCounters(store)
         record(counters, {0: 1.0})
         assert record(counters, {0: 5.0}) == 4.0
         store._connection.execute(f"PRAGMA {broken}")  # noqa: SLF001 - simulates a broken disk
@@ -508,8 +511,11 @@ import sys
 from array import array
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.metrics.counters import Counters
+from braze_exporter.state.changes import StateChanges
 from braze_exporter.state.state_file import open_state_file
-ledger = Counters(open_state_file(sys.argv[1]))
+state_file = open_state_file(sys.argv[1])
+ledger = Counters(state_file)
+changes = StateChanges(state_file, [ledger], ledger.export_written)
 subject = ("production", "url", "custom_events", "purchase", "", "", "", "")
 value = ledger.total(subject)
 def record():
@@ -518,7 +524,7 @@ record()
 while True:
     value += 1
     record()
-    ledger.save()
+    changes.write()
     print(ledger.total(subject), flush=True)
 """
 

@@ -30,9 +30,10 @@ from support import (
 from braze_exporter.braze import transport
 from braze_exporter.config.loading import load_config
 from braze_exporter.exporter.exporter import Exporter
-from braze_exporter.scheduler import budget_writer
 from braze_exporter.scheduler.plan import build_plan
+from braze_exporter.state import writer
 from braze_exporter.state.state_file import open_state_file
+from braze_exporter.state.writer import WRITE_INTERVAL_SECONDS
 
 NAMES = [f"event {number:02}" for number in range(60)]
 EVENTS = "\n".join(f"{{event: {name}}}" for name in NAMES)
@@ -326,25 +327,28 @@ def written(rig: RestartRig, column: str) -> object:
     return value
 
 
-def test_state_file_has_no_balance_while_calls_are_made(rig: RestartRig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_file_has_no_balance_while_calls_are_made(rig: RestartRig) -> None:
     """The balance is written once calls have ceased, and taken out again by the next call."""
     with rig.start() as exporter:
         rig.load(exporter)
         rig.scrape(exporter)
-    monkeypatch.setattr(budget_writer, "WRITE_INTERVAL_SECONDS", 1.0)
     rig.clock.advance(HOUR)
     with rig.start() as exporter:
         assert written(rig, "balance") == 0
         rig.load(exporter, events=EVENTS.partition("\n")[0])
-        wait_until(lambda: written(rig, "balance") == 1, "the balance is written")
-        monkeypatch.setattr(budget_writer, "WRITE_INTERVAL_SECONDS", 60)
+        balances = []
+        for seconds in (0.0, WRITE_INTERVAL_SECONDS - 0.1, 0.1):
+            rig.clock.advance(seconds)
+            exporter.save().result(10)
+            balances.append(written(rig, "balance"))
+        assert balances == [0, 0, 1]
         rig.scrape(exporter)
         wait_until(lambda: written(rig, "balance") == 0, "the balance is taken out")
 
 
 def test_stop_is_written_at_once(rig: RestartRig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stop is in the state file soon, so that it survives SIGKILL."""
-    monkeypatch.setattr(budget_writer, "WRITE_INTERVAL_SECONDS", 60)
+    monkeypatch.setattr(writer, "WRITE_INTERVAL_SECONDS", 60)
     rig.braze.inject(response_faults.rate_limited("absent"))
     with rig.start() as exporter:
         rig.load(exporter)
@@ -368,7 +372,7 @@ def test_balance_that_cannot_be_taken_out_is_not_used(rig: RestartRig, caplog: p
             page = rig.scrape(exporter)
             assert page.value("braze_exporter_state_write_failures_total") == 1
             assert rig.calls == 2
-    lines = [record for record in caplog.records if "Budgets could not be written" in record.getMessage()]
+    lines = [record for record in caplog.records if "State file could not be written" in record.getMessage()]
     assert len(lines) == 1
 
 

@@ -1,21 +1,25 @@
 """Test that one thread writes the state file, and that failed and slow writes are counted and logged once."""
 
+import contextlib
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from support import Clock, wait_until
 
-from braze_exporter.metrics.state_writer import StateWriter
+from braze_exporter.state.changes import StateChanges
 from braze_exporter.state.errors import StateFileError
+from braze_exporter.state.state_file import open_state_file
+from braze_exporter.state.tables import TableChanges
+from braze_exporter.state.writer import StateWriter
 
 FAILED, AGAIN = "State file could not be written, counters are not updated", "State file written again"
 
 
 class Disk:
-    """A disk that the test lets finish each write."""
+    """A part of the exporter on a disk that the test lets finish each write."""
 
     def __init__(self) -> None:
         self.has_changes = True
@@ -24,23 +28,25 @@ class Disk:
         self.failures = 0
         self.begun, self.may_end = threading.Semaphore(0), threading.Semaphore(0)
 
-    def write(self) -> None:
+    def take_changes(self) -> TableChanges:
         """Write once the test allows it."""
         self.writes += 1
         self.begun.release()
         assert self.may_end.acquire(timeout=10)
         if self.error is not None:
             raise self.error
+        return {}
 
     def count_failure(self) -> None:
         """Count a failure."""
         self.failures += 1
 
 
-@contextmanager
+@contextlib.contextmanager
 def running_writer(disk: Disk, clock: Clock) -> Iterator[StateWriter]:
     """Run a writer to `disk`, and end its thread."""
-    writer = StateWriter(disk.write, lambda: disk.has_changes, on_failure=disk.count_failure, monotonic=clock.monotonic)
+    changes = StateChanges(None, [disk], on_written=lambda: None)
+    writer = StateWriter(changes, on_failure=disk.count_failure, monotonic=clock.monotonic)
     yield writer
     disk.may_end.release(10)
     assert writer.close(10)
@@ -85,6 +91,17 @@ def test_request_without_changes_writes_nothing() -> None:
         disk.has_changes = False
         assert not writer.request().done()
         assert disk.writes == 1
+
+
+def test_changes_are_written_without_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Changes that no scrape writes are written after a while, and only once."""
+    monkeypatch.setattr("braze_exporter.state.writer.WRITE_INTERVAL_SECONDS", 0.02)
+    disk = Disk()
+    with running_writer(disk, Clock()):
+        assert disk.begun.acquire(timeout=10)
+        disk.has_changes = False
+        disk.may_end.release()
+        assert not disk.begun.acquire(timeout=0.2)
 
 
 def test_slow_write_counts_as_failed_each_minute(caplog: pytest.LogCaptureFixture) -> None:
@@ -147,3 +164,27 @@ def test_close_waits_for_last_write() -> None:
         disk.may_end.release()
         assert writer.close(10)
         assert disk.writes == 1
+        assert writer.request().result(0) is False
+        disk.has_changes = False
+        assert writer.request().result(0) is True
+
+
+def test_rows_of_failed_write_are_deleted_later(tmp_path: Path) -> None:
+    """If a row that could not be written is deleted before the next write, that one does not write it."""
+    kept: TableChanges = {("baselines", (2, 7)): (2, 7, b"")}
+    changes: Iterator[TableChanges] = iter([{("baselines", (1, 7)): (1, 7, b""), **kept}, {("baselines", (1,)): None}])
+
+    class Source:
+        has_changes = True
+
+        def take_changes(self) -> TableChanges:
+            return next(changes)
+
+    with contextlib.closing(open_state_file(str(tmp_path / "state"))) as state_file:
+        state_changes = StateChanges(state_file, [Source()], on_written=lambda: None)
+        (tmp_path / "state").rename(tmp_path / "moved")
+        with pytest.raises(StateFileError):
+            state_changes.write()
+        (tmp_path / "moved").rename(tmp_path / "state")
+        state_changes.write()
+        assert state_file.read_table("baselines") == [*kept.values()]

@@ -7,8 +7,11 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from braze_exporter.state.changes import StateChanges
 from braze_exporter.state.errors import StateFileError
 
+# The time between two writes while there are changes that no scrape writes.
+WRITE_INTERVAL_SECONDS = 5.0
 # Seconds after which a write that has not ended counts as failed, and the interval at which it counts again.
 SLOW_WRITE_SECONDS = 10.0
 SLOW_WRITE_REPEAT_SECONDS = 60.0
@@ -17,76 +20,74 @@ _log = logging.getLogger(__name__)
 
 
 class StateWriter:
-    """Calls `write` in its thread on request. Thread-safe.
+    """Writes the changes in its thread on request, and every `WRITE_INTERVAL_SECONDS`. Thread-safe.
 
     The attribute `is_stalled` is true while the last write failed, or runs for so long that it counts as failed.
     """
 
     def __init__(
-        self,
-        write: Callable[[], None],
-        has_changes: Callable[[], bool],
-        *,
-        on_failure: Callable[[], None],
-        monotonic: Callable[[], float],
+        self, changes: StateChanges, *, on_failure: Callable[[], None], monotonic: Callable[[], float]
     ) -> None:
         """Start the thread. It ends after `close` or with the process.
 
-        `write` writes all changes, and raises `StateFileError` if that fails. `has_changes` returns whether there are
-        any. `on_failure` is called for each failure. `monotonic` returns seconds of a monotonic clock.
+        `on_failure` is called for each failure. `monotonic` returns seconds of a monotonic clock.
         """
-        self._write = write
-        self._has_changes = has_changes
+        self._changes = changes
         self._on_failure = on_failure
         self._monotonic = monotonic
         self.is_stalled = False
-        self._requests: queue.SimpleQueue[Future[None] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # of the next two attributes
+        self._requests: queue.SimpleQueue[Future[bool] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # of the next three attributes
+        self._is_closed = False
         self._started_at: float | None = None  # of the current write
         self._slow_count = 0  # how often the current write has counted as failed
         self._thread = threading.Thread(target=self._work, name="state file", daemon=True)
         self._thread.start()
 
-    def request(self) -> Future[None]:
-        """Request a write of all changes, and return a future that is done after it, also if it failed.
+    def request(self) -> Future[bool]:
+        """Request a write of all changes, and return a future with the result whether all changes are written.
 
-        Does not block, and requests nothing if all changes have been written.
+        Does not block, and requests nothing if all changes have been written, or after `close`.
         """
         self._count_slow_write()
-        future: Future[None] = Future()
+        future: Future[bool] = Future()
         future.set_running_or_notify_cancel()  # a running future cannot be canceled by a scrape that stops waiting
-        if self._has_changes() or self._started_at is not None:  # in this order, because a write takes the changes
-            self._requests.put(future)
-        else:
-            future.set_result(None)
+        has_changes = self._changes.has_changes  # before the next line, because a write takes the changes
+        with self._lock:
+            if not self._is_closed and (has_changes or self._started_at is not None):
+                self._requests.put(future)
+                return future
+        future.set_result(not has_changes)
         return future
 
     def close(self, timeout: float) -> bool:
         """Write the remaining changes and end the thread. Return whether that took at most `timeout` seconds."""
-        self._requests.put(Future())  # `has_changes` does not include lists, which are written with other changes
-        self._requests.put(None)
+        with self._lock:
+            self._is_closed = True
+            self._requests.put(None)
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def _work(self) -> None:
-        requests: list[Future[None] | None] = []
+        requests: list[Future[bool] | None] = []
         while None not in requests:
-            requests = [self._requests.get()]
+            requests = []
             with contextlib.suppress(queue.Empty):
+                requests.append(self._requests.get(timeout=WRITE_INTERVAL_SECONDS))
                 while True:
                     requests.append(self._requests.get_nowait())
-            if requests != [None]:
-                self._write_once()
+            is_written = self._write_once() if requests or self._changes.has_changes else True
             for future in requests:
                 if future is not None:
-                    future.set_result(None)
+                    future.set_result(is_written)
 
-    def _write_once(self) -> None:
+    def _write_once(self) -> bool:
+        """Write all changes, and return whether that succeeded."""
         with self._lock:
             self._started_at, self._slow_count = self._monotonic(), 0
         error: Exception | None = None
         try:
-            self._write()
+            self._changes.write()
         except StateFileError as failure:
             error = failure
         except Exception as failure:  # noqa: BLE001 - the thread must survive, and waiting scrapes must be released
@@ -100,6 +101,7 @@ class StateWriter:
         elif self.is_stalled:
             self.is_stalled = False
             _log.info("State file written again")
+        return error is None
 
     def _count_slow_write(self) -> None:
         """Count the current write as failed if it has taken so long. This is called often while scrapes arrive."""
