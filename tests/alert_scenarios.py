@@ -11,7 +11,7 @@ from servers import require_tool
 from support import HOUR, write_file
 
 from braze_exporter.config.loading import load_config
-from braze_exporter.metrics.self_metrics import (
+from braze_exporter.metrics.self_families import (
     BUDGET_RESERVE,
     QUERIES,
     RATE_LIMIT,

@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from braze_exporter.braze.kinds import CUSTOM_EVENTS, KINDS, MetricGroup, Unit
+from braze_exporter.braze.kinds import CUSTOM_EVENTS, KINDS, Unit
 from braze_exporter.braze.lists import LIST_ENDPOINTS
+from braze_exporter.braze.metric_group import MetricGroup
 from braze_exporter.braze.pools import CAMPAIGNS_POOL, DEFAULT_POOL, LISTS_POOL
 from braze_exporter.braze.query import QUERY_LABELS
 from braze_exporter.commands.arguments import build_parser
@@ -23,7 +24,7 @@ from braze_exporter.config.loading import load_config
 from braze_exporter.config.schema import SECTIONS, Entry
 from braze_exporter.metrics.families import GAUGE_HELP, QUERY_FAMILIES, Family, build_counter, build_gauge
 from braze_exporter.metrics.promql import format_number
-from braze_exporter.metrics.self_metrics import QUERIES, SELF_METRICS, UP
+from braze_exporter.metrics.self_families import QUERIES, SELF_METRICS, UP
 from braze_exporter.monitoring.dashboard import View, build_dashboard
 from braze_exporter.monitoring.kind_texts import alert_prefix
 from braze_exporter.monitoring.rules import as_yaml, build_builtin_rules, build_rules

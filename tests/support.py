@@ -29,7 +29,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from simulated_braze import FaultInjectingBraze
 
 from braze_exporter.braze import transport
-from braze_exporter.braze.kinds import MetricGroup
+from braze_exporter.braze.metric_group import MetricGroup
 from braze_exporter.braze.pools import Endpoint, Pool
 from braze_exporter.braze.series import Series
 from braze_exporter.config.loading import Config, load_config

@@ -18,7 +18,7 @@ from support import ExporterRig, running_exporter, wait_until
 
 from braze_exporter.braze.kinds import KINDS, PURCHASES, REVENUE, SeriesKind
 from braze_exporter.metrics.families import GAUGE_HELP, QUERY_FAMILIES, build_counter, build_gauge
-from braze_exporter.metrics.self_metrics import QUERIES, SELF_METRICS, UP
+from braze_exporter.metrics.self_families import QUERIES, SELF_METRICS, UP
 from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory
 
 CONTRACT = Path(__file__).parent / "contract"

@@ -20,7 +20,7 @@ from braze_exporter.commands.arguments import build_parser
 from braze_exporter.config.json_schema import build_schema
 from braze_exporter.config.loading import load_config
 from braze_exporter.config.schema import Settings
-from braze_exporter.metrics.self_metrics import QueryStatus
+from braze_exporter.metrics.self_families import QueryStatus
 from braze_exporter.scheduler.plan import build_plan
 
 ROOT = docs.ROOT

@@ -13,7 +13,7 @@ from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Point
 from braze_exporter.config.document import shorten
 from braze_exporter.metrics.promql import select_series
-from braze_exporter.metrics.self_metrics import BUILD_INFO
+from braze_exporter.metrics.self_families import BUILD_INFO
 from braze_exporter.scheduler.history_ranges import build_chunks
 from braze_exporter.scheduler.plan import Plan
 

@@ -4,13 +4,13 @@ Metric names and help, config sections, the plan, the client's requests, dashboa
 derive from `KINDS`.
 """
 
-import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from itertools import combinations
 from zoneinfo import ZoneInfo
 
 from braze_exporter.braze.lists import CAMPAIGN_LIST, CANVAS_LIST, EVENT_LIST, PRODUCT_LIST, SEGMENT_LIST, ListEndpoint
+from braze_exporter.braze.metric_group import MetricGroup, partial_group
 from braze_exporter.braze.pools import CAMPAIGNS_POOL, DEFAULT_POOL, LISTS_POOL, Pool
 
 UTC = ZoneInfo("UTC")
@@ -39,28 +39,6 @@ class Unit(StrEnum):
     def seconds(self) -> int:
         """The usual length of a bucket. For days of 23 or 25 hours use `buckets.bucket_end`."""
         return 3_600 if self is Unit.HOUR else 86_400
-
-
-@dataclass(frozen=True, slots=True)
-class MetricGroup:
-    """A group of metrics that share a plural noun in their names, for example `custom_events`.
-
-    `help_prefix` is the start of the help of its metrics. `labels` are the labels of a query besides `workspace`;
-    `series_labels` are the labels that each series of a response adds. In alerts and overviews, the sum of the series
-    whose `stat` is in `primary_stats` represents the group. Only groups with `is_additive` have a counter: counts of
-    active users cannot be summed over days, since a user can be active on several days. `can_be_negative` is true if
-    values can be negative.
-
-    All series of a group are parts of the same sort, and have the same unit of measure, so that they can be summed.
-    """
-
-    name: str
-    help_prefix: str
-    labels: tuple[str, ...] = ()
-    series_labels: tuple[str, ...] = ()
-    primary_stats: tuple[str, ...] = ()
-    is_additive: bool = True
-    can_be_negative: bool = False
 
 
 class ResponseFormat(Enum):
@@ -135,20 +113,7 @@ class SeriesKind:
         `labels` are the labels of the parts, in the order of `part_labels`. Its sums count nothing twice, because the
         metric group contains neither the total nor other combinations.
         """
-        return _partial_group(self.metric_group, labels)
-
-
-@functools.cache
-def _partial_group(metric_group: MetricGroup, labels: tuple[str, ...]) -> MetricGroup:
-    words = [label.removeprefix("braze_") for label in labels]
-    return replace(
-        metric_group,
-        name=f"{metric_group.name}_by_{'_'.join(words)}",
-        help_prefix=f"{metric_group.help_prefix} by {' and '.join(words)}",
-        labels=(*metric_group.labels, *labels),
-        # Braze does not document whether values of a segment count occurrences or users.
-        is_additive=metric_group.is_additive and "segment" not in labels,
-    )
+        return partial_group(self.metric_group, labels)
 
 
 # In-app messages have no `sent` statistic, since devices display them. Only they have `impressions`.
@@ -355,15 +320,3 @@ KINDS: tuple[SeriesKind, ...] = (
     CAMPAIGNS,
     CANVASES,
 )
-
-# Source: Braze's page on data centers, which has no US-09. `url` accepts any https host, since Braze adds instances.
-INSTANCES: dict[str, str] = {
-    **{f"US-0{number}": f"https://rest.iad-0{number}.braze.com" for number in range(1, 9)},
-    "US-10": "https://rest.us-10.braze.com",
-    "EU-01": "https://rest.fra-01.braze.eu",
-    "EU-02": "https://rest.fra-02.braze.eu",
-    "AU-01": "https://rest.au-01.braze.com",
-    "ID-01": "https://rest.id-01.braze.com",
-    "JP-01": "https://rest.jp-01.braze.com",
-    "KR-01": "https://rest.kr-01.braze.com",
-}

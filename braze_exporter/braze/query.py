@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
-from braze_exporter.braze.kinds import KINDS, UTC, MetricGroup, SeriesKind, Unit
+from braze_exporter.braze.kinds import KINDS, UTC, SeriesKind, Unit
+from braze_exporter.braze.metric_group import MetricGroup
 from braze_exporter.braze.names import normalize_id
 
 _NAMES = dict.fromkeys(kind.subject_label for kind in KINDS if kind.subject_label and not kind.is_identified_by_id)

@@ -14,7 +14,8 @@ from types import NoneType
 from typing import Any, NamedTuple, TypeAlias
 
 from braze_exporter.braze.errors import BrazeError, Reason
-from braze_exporter.braze.kinds import MetricGroup, ResponseFormat
+from braze_exporter.braze.kinds import ResponseFormat
+from braze_exporter.braze.metric_group import MetricGroup
 from braze_exporter.braze.names import clean_text, normalize_id
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import ABSENT, HOLE, Series

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from braze_exporter.braze.kinds import MetricGroup
+from braze_exporter.braze.metric_group import MetricGroup
 
 # The values of a bucket without a number, and of a bucket that a series does not have. Values of Braze are finite.
 HOLE, ABSENT = math.nan, math.inf

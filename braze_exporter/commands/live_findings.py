@@ -11,7 +11,8 @@ from braze_exporter.braze import time_zones
 from braze_exporter.braze.buckets import bucket_end
 from braze_exporter.braze.client import describe_unauthorized
 from braze_exporter.braze.errors import BrazeError, Reason
-from braze_exporter.braze.kinds import INSTANCES, Unit
+from braze_exporter.braze.instances import INSTANCES
+from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.lists import SEGMENT_LIST, ListEndpoint, ListItem
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import bucket_starts

@@ -9,7 +9,8 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from braze_exporter.braze.kinds import INSTANCES, Unit
+from braze_exporter.braze.instances import INSTANCES
+from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.lists import ListItem
 from braze_exporter.config.regex import Regex
 from braze_exporter.config.values import (

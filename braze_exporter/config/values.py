@@ -15,7 +15,8 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from braze_exporter.braze.kinds import INSTANCES, KINDS, Unit
+from braze_exporter.braze.instances import INSTANCES
+from braze_exporter.braze.kinds import KINDS, Unit
 from braze_exporter.config.document import echo_value
 from braze_exporter.config.regex import Regex, RegexError, compile_regex
 from braze_exporter.config.secrets import MUST_BE_PATH, MUST_BE_VARIABLE

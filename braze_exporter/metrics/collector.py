@@ -4,7 +4,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from braze_exporter.braze.buckets import bucket_number, bucket_start, min_requested_bucket_number
-from braze_exporter.braze.kinds import MetricGroup, Unit
+from braze_exporter.braze.kinds import Unit
+from braze_exporter.braze.metric_group import MetricGroup
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series, bucket_starts
 from braze_exporter.metrics.counters import Counters
@@ -13,7 +14,8 @@ from braze_exporter.metrics.exposition import format_header, format_labels, form
 from braze_exporter.metrics.families import Family, build_counter
 from braze_exporter.metrics.rows import QueryRow, SeriesView, expiry_time
 from braze_exporter.metrics.saved_state import SavedState
-from braze_exporter.metrics.self_metrics import QUERIES, UP, QueryStatus, SelfMetrics
+from braze_exporter.metrics.self_families import QUERIES, UP, QueryStatus
+from braze_exporter.metrics.self_metrics import SelfMetrics
 from braze_exporter.scheduler.plan import counter_sources
 from braze_exporter.scheduler.query_state import FetchResult, QueryState, Response
 from braze_exporter.scheduler.scheduler import Scheduler

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from braze_exporter.braze.kinds import MetricGroup, SeriesKind, Unit
+from braze_exporter.braze.kinds import SeriesKind, Unit
+from braze_exporter.braze.metric_group import MetricGroup
 from braze_exporter.braze.query import QUERY_LABELS
 
 

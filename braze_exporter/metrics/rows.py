@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from braze_exporter.braze.buckets import bucket_end, bucket_number, newest_settled_start
-from braze_exporter.braze.kinds import MetricGroup, SeriesKind, Unit
+from braze_exporter.braze.kinds import SeriesKind, Unit
+from braze_exporter.braze.metric_group import MetricGroup
 from braze_exporter.braze.series import Series, bucket_starts
 from braze_exporter.metrics.baseline import Baseline
 from braze_exporter.metrics.counters import Counters

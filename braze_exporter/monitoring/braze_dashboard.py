@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
 
-from braze_exporter.braze.kinds import KINDS, MetricGroup, Unit
+from braze_exporter.braze.kinds import KINDS, Unit
+from braze_exporter.braze.metric_group import MetricGroup
 from braze_exporter.braze.query import QUERY_LABELS
-from braze_exporter.metrics.self_metrics import QUERIES
+from braze_exporter.metrics.self_families import QUERIES
 from braze_exporter.monitoring.kind_texts import kind_title
 from braze_exporter.monitoring.panels import GREY, NO_DATA, Column, Json, Row, Target, chart, numbers, steps, table
 from braze_exporter.monitoring.series_groups import (

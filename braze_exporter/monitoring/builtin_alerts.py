@@ -9,7 +9,7 @@ from braze_exporter.braze.lists import LIST_ENDPOINTS, ListEndpoint
 from braze_exporter.braze.query import Query
 from braze_exporter.metrics.families import QUERY_LAST_SUCCESS, QUERY_MAX_AGE, Family
 from braze_exporter.metrics.promql import LabelRegex, format_number, max_by, quote, select_series
-from braze_exporter.metrics.self_metrics import (
+from braze_exporter.metrics.self_families import (
     BUDGET_RESERVE,
     DISCOVERY_SKIPPED,
     LIST_LAST_SUCCESS,

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 
 from braze_exporter.metrics.families import QUERY_LAST_SUCCESS
-from braze_exporter.metrics.self_metrics import QUERIES
+from braze_exporter.metrics.self_families import QUERIES
 from braze_exporter.monitoring.braze_dashboard import BrazeDashboard
 from braze_exporter.monitoring.exporter_dashboard import exporter_rows
 from braze_exporter.monitoring.panels import DATASOURCE, Json, lay_out

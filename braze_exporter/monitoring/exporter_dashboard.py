@@ -9,7 +9,7 @@ from braze_exporter.braze.kinds import KINDS
 from braze_exporter.braze.lists import LIST_ENDPOINTS
 from braze_exporter.braze.pools import Endpoint
 from braze_exporter.braze.query import QUERY_LABELS
-from braze_exporter.metrics import self_metrics as metrics
+from braze_exporter.metrics import self_families as metrics
 from braze_exporter.metrics.families import (
     QUERY_LAST_SUCCESS,
     QUERY_MAX_AGE,
@@ -18,7 +18,7 @@ from braze_exporter.metrics.families import (
     Family,
 )
 from braze_exporter.metrics.promql import max_by
-from braze_exporter.metrics.self_metrics import QueryStatus
+from braze_exporter.metrics.self_families import QueryStatus
 from braze_exporter.monitoring.panels import (
     GREY,
     NO_DATA,

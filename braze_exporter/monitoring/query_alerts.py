@@ -8,7 +8,7 @@ from braze_exporter.config.schema import Alerts
 from braze_exporter.config.values import format_duration
 from braze_exporter.metrics.families import QUERY_LAST_SUCCESS, QUERY_SETTLED_START, QUERY_UP
 from braze_exporter.metrics.promql import LabelRegex, format_number
-from braze_exporter.metrics.self_metrics import STATE_WRITE_FAILURES
+from braze_exporter.metrics.self_families import STATE_WRITE_FAILURES
 from braze_exporter.monitoring.kind_texts import alert_prefix, capitalize, kind_texts, query_text, silence_text
 from braze_exporter.monitoring.query_expr import QueryExpr
 from braze_exporter.monitoring.rule import Rule

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from braze_exporter.braze.kinds import KINDS, MetricGroup, SeriesKind, Unit
+from braze_exporter.braze.kinds import KINDS, SeriesKind, Unit
+from braze_exporter.braze.metric_group import MetricGroup
 from braze_exporter.metrics.families import Family, build_counter, build_gauge
 from braze_exporter.metrics.promql import max_by, quote, stat_matchers
 from braze_exporter.monitoring.kind_texts import kind_texts

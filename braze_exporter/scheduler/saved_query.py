@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from braze_exporter.braze.errors import BrazeError, Reason
-from braze_exporter.braze.kinds import MetricGroup
+from braze_exporter.braze.metric_group import MetricGroup
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import ABSENT, Series, bucket_starts
 from braze_exporter.scheduler.history_ranges import HistoryRange

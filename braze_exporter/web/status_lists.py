@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from braze_exporter.braze.errors import Reason
 from braze_exporter.braze.kinds import SeriesKind
-from braze_exporter.metrics.self_metrics import QUERY_UNLISTED
+from braze_exporter.metrics.self_families import QUERY_UNLISTED
 from braze_exporter.scheduler.admission import LimiterStatus
 from braze_exporter.scheduler.list_refresh import ListState
 from braze_exporter.scheduler.plan import ConfiguredSubject, Plan, SelectionResult

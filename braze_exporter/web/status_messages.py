@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.config.plurals import pluralize
-from braze_exporter.metrics.self_metrics import QueryStatus
+from braze_exporter.metrics.self_families import QueryStatus
 from braze_exporter.scheduler.admission import LimiterStatus
 from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.rate_limiter import Pause, PauseReason

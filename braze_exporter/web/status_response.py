@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
-from braze_exporter.braze.kinds import CUSTOM_EVENTS, MetricGroup, SeriesKind, Unit
+from braze_exporter.braze.kinds import CUSTOM_EVENTS, SeriesKind, Unit
+from braze_exporter.braze.metric_group import MetricGroup
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series
 from braze_exporter.exporter.exporter import Exporter
@@ -15,15 +16,15 @@ from braze_exporter.exporter.snapshot import ActiveWorkspace
 from braze_exporter.metrics.collector import query_status
 from braze_exporter.metrics.families import build_counter, build_gauge
 from braze_exporter.metrics.rows import SeriesView
-from braze_exporter.metrics.self_metrics import (
+from braze_exporter.metrics.self_families import (
     RATE_LIMIT,
     RATE_LIMIT_REMAINING,
     RATE_LIMIT_RESET,
     RELOAD_SUCCESSFUL,
     TIMEZONE_MISMATCH,
     QueryStatus,
-    SelfMetrics,
 )
+from braze_exporter.metrics.self_metrics import SelfMetrics
 from braze_exporter.scheduler.admission import LimiterStatus
 from braze_exporter.scheduler.list_refresh import ListState
 from braze_exporter.scheduler.pool_usage import PoolUsage

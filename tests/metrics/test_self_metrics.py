@@ -4,7 +4,7 @@ import pytest
 from recorded_counts import RecordedCounts
 from support import running_exporter
 
-from braze_exporter.metrics.self_metrics import SELF_METRICS
+from braze_exporter.metrics.self_families import SELF_METRICS
 
 
 def headers_without_samples(page: str) -> set[str]:

@@ -28,7 +28,7 @@ from alert_scenarios import (
 )
 from support import HOUR, workspace_yaml
 
-from braze_exporter.metrics.self_metrics import (
+from braze_exporter.metrics.self_families import (
     DISCOVERY_SKIPPED,
     QUERIES,
     QUERY_UNLISTED,

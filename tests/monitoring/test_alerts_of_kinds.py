@@ -24,7 +24,7 @@ from alert_scenarios import (
 )
 from support import HOUR, workspace_yaml
 
-from braze_exporter.metrics.self_metrics import RATE_LIMIT, RATE_LIMIT_REMAINING, RATE_LIMIT_RESET
+from braze_exporter.metrics.self_families import RATE_LIMIT, RATE_LIMIT_REMAINING, RATE_LIMIT_RESET
 
 pytestmark = pytest.mark.no_cover
 

@@ -20,7 +20,7 @@ from support import run_program, workspace_item_yaml, workspace_yaml, write_file
 from braze_exporter.braze.kinds import KINDS
 from braze_exporter.config.loading import load_config
 from braze_exporter.metrics.families import GAUGE_HELP, QUERY_FAMILIES, build_counter, build_gauge
-from braze_exporter.metrics.self_metrics import QUERIES, RATE_LIMIT_RESET, RELOAD_SUCCESS_TIME, SELF_METRICS, UP
+from braze_exporter.metrics.self_families import QUERIES, RATE_LIMIT_RESET, RELOAD_SUCCESS_TIME, SELF_METRICS, UP
 from braze_exporter.monitoring.dashboard import View, build_dashboard
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator import demo_config

@@ -24,7 +24,7 @@ from support import HOUR, Program, run_program, running_braze, wait_until, works
 from braze_exporter.config.loading import load_config
 from braze_exporter.config.values import format_duration
 from braze_exporter.metrics.promql import format_number, quote
-from braze_exporter.metrics.self_metrics import QUERIES
+from braze_exporter.metrics.self_families import QUERIES
 from braze_exporter.monitoring.rule import RuleOptions
 from braze_exporter.monitoring.rules import as_yaml
 from braze_exporter.scheduler.plan import build_plan

@@ -28,7 +28,7 @@ from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.config.loading import load_config
-from braze_exporter.metrics.self_metrics import QueryStatus
+from braze_exporter.metrics.self_families import QueryStatus
 from braze_exporter.scheduler.admission import LimiterStatus
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.scheduler.query_state import FetchResult, QueryState
