@@ -1,9 +1,8 @@
 """The exported series of one query: the lines of its gauges, cached until something changes."""
 
-import bisect
 import functools
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from braze_exporter.braze.buckets import bucket_end, bucket_number, newest_settled_start
@@ -16,6 +15,7 @@ from braze_exporter.metrics.exposition import format_labels, format_sample
 from braze_exporter.metrics.families import GAUGE_HELP, QUERY_FAMILIES, Family, build_gauge
 from braze_exporter.metrics.saved_state import RestoredSeries
 from braze_exporter.scheduler.query_state import QueryState, Response
+from braze_exporter.scheduler.saved_query import BaselineValues
 from braze_exporter.state.counter_state import SeriesKey
 
 
@@ -132,7 +132,7 @@ class QueryRow:
                 series_row.newest_start = newest_start
                 if head.identity in restored.baselines and self.query.baseline_weeks:
                     series_row.baseline = Baseline(self.query)
-                    series_row.baseline.restore(restored.baselines[head.identity])
+                    series_row.baseline.restore(*restored.baselines[head.identity])
 
     @property
     def heads(self) -> tuple[tuple[Series, int | None], ...]:
@@ -159,15 +159,14 @@ class QueryRow:
             self._shown = None
         return changed
 
-    def baseline_values(self, periods: Collection[int]) -> dict[int, dict[tuple[str, ...], dict[int, float]]]:
-        """Return the values of the baselines in each of `periods`, by identity of the series."""
-        result: dict[int, dict[tuple[str, ...], dict[int, float]]] = {period: {} for period in periods}
-        for identity, series_row in self.series.items():
-            if series_row.baseline is not None:
-                for period, values in series_row.baseline.values_by_period(periods).items():
-                    if values:
-                        result[period][identity] = values
-        return result
+    def baseline_values(self, periods: Iterable[int]) -> dict[int, BaselineValues]:
+        """Return the values of the baselines in each of `periods`."""
+        baselines = {identity: row.baseline for identity, row in self.series.items() if row.baseline is not None}
+        values = {
+            period: {identity: baseline.values_of_period(period) for identity, baseline in baselines.items()}
+            for period in periods
+        }
+        return {period: {key: columns for key, columns in of.items() if columns[0]} for period, of in values.items()}
 
     def update_age(self, now: float) -> None:
         """Render again if the values have become stale, or are no longer stale, at `now` on the monotonic clock."""
@@ -285,21 +284,21 @@ class QueryRow:
         `total` returns the exported counter value of a series, or None.
         """
         query, response, settled = self.query, self.query_state.response, self._settled_index
+        starts = bucket_starts(response.series) if response is not None else ()
+        ended = sum(
+            response is not None and bucket_end(start, query.unit, query.zone) <= response.sent_at for start in starts
+        )
         for series_row in self.series.values():
-            series = series_row.series
-            starts = [start for start, _ in series.points]
-            ended = response is not None and [
-                bucket_end(start, query.unit, query.zone) <= response.sent_at for start in starts
-            ]
+            has_number = [*map(math.isfinite, series_row.series.values)]
             yield SeriesView(
                 self.query_state,
-                series,
+                series_row.series,
                 response,
-                bisect.bisect_right(starts, series.starts[settled]) if settled is not None and starts else 0,
-                sum(ended or ()),
+                sum(has_number[: settled + 1]) if settled is not None else 0,
+                sum(has_number[:ended]),
                 *self._gauge_values(series_row, settled),
                 (self.latest_start, self.settled_start),
-                total(series),
+                total(series_row.series),
             )
 
     def remove_unreachable_series(self, oldest: int) -> None:

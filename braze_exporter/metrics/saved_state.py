@@ -101,10 +101,7 @@ class SavedState:
             heads = decode_heads(stored.heads, query.metric_groups) if stored.heads is not None else []
             series = decode_buckets(heads, stored.buckets) if stored.buckets is not None else ()
             query_state = restore_query_state(query, stored.times, series, self._wall(), self._monotonic())
-            baselines: dict[tuple[str, ...], dict[int, float]] = defaultdict(dict)
-            for data in stored.baselines:
-                for identity, values in decode_baselines(data).items():
-                    baselines[identity] |= values
+            baselines = decode_baselines(stored.baselines)
         except DECODE_ERRORS as error:
             fields = {**dict(query.labels), "unit": query.unit, "reason": str(error)}
             _log.warning("Saved query could not be read", extra={"fields": fields})

@@ -20,7 +20,7 @@ from braze_exporter.scheduler.query_state import FetchResult, QueryState, Respon
 from braze_exporter.scheduler.repair import RequestPlanner
 
 # What decoding raises if a row is damaged.
-DECODE_ERRORS = (ValueError, TypeError, LookupError, struct.error, zlib.error)
+DECODE_ERRORS = (ValueError, TypeError, LookupError, OverflowError, struct.error, zlib.error)
 _COMPRESSION_LEVEL = 1
 
 
@@ -161,22 +161,26 @@ def decode_buckets(heads: Sequence[SeriesHead], data: bytes) -> tuple[Series, ..
     )
 
 
-BaselineValues = Mapping[tuple[str, ...], Mapping[int, float]]
-"""The values of a query's baselines by bucket start, by identity of the series."""
+BaselineValues = Mapping[tuple[str, ...], "tuple[array[int], array[float]]"]
+"""The starts and the values of a query's baselines, by identity of the series."""
 
 
-def encode_baselines(values: BaselineValues) -> bytes:
+def encode_baselines(baselines: BaselineValues) -> bytes:
     """Return the values of a query's baselines."""
-    rows = [[identity, list(buckets), list(buckets.values())] for identity, buckets in values.items()]
-    return _compress_json(rows)
+    return _compress_json([[key, starts.tolist(), values.tolist()] for key, (starts, values) in baselines.items()])
 
 
-def decode_baselines(data: bytes) -> dict[tuple[str, ...], dict[int, float]]:
-    """Return the values that `encode_baselines` encoded. Raises one of `DECODE_ERRORS` if the data is damaged."""
-    return {
-        tuple(identity): dict(zip(starts, map(float, values), strict=True))
-        for identity, starts, values in json.loads(zlib.decompress(data))
-    }
+def decode_baselines(rows: Iterable[bytes]) -> BaselineValues:
+    """Return the values that `encode_baselines` encoded. Raises one of `DECODE_ERRORS` if a row is damaged."""
+    baselines: dict[tuple[str, ...], tuple[array[int], array[float]]] = {}
+    for data in rows:
+        for identity, starts, values in json.loads(zlib.decompress(data)):
+            columns = baselines.setdefault(tuple(identity), (array("I"), array("d")))
+            columns[0].extend(array("I", starts))
+            columns[1].extend(array("d", values))
+    if any(len(starts) != len(values) for starts, values in baselines.values()):
+        raise ValueError("not one value for each bucket")
+    return baselines
 
 
 def _compress_json(value: object) -> bytes:

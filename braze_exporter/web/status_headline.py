@@ -33,7 +33,7 @@ def representative_view(views: Sequence[SeriesView]) -> SeriesView:
             bucket_starts=(None, None),
             total=None,
         )
-    longest = max(chosen, key=lambda view: len(view.series.points))
+    longest = max(chosen, key=lambda view: sum(map(math.isfinite, view.series.values)))
     columns = [view.series.values for view in chosen if view.series.values]
     values = [
         sum(filter(math.isfinite, of_bucket)) if math.isfinite(value) else value
