@@ -71,10 +71,10 @@ class Counters:
         `is_complete`, `requested_at` becomes the time of the last request, unless it is None, and buckets that a usual
         response does not have are forgotten.
 
-        The first response of a series counts 0, and so does the first one after a change of the unit or of `zone`, the
-        time zone in which hours without an offset were read. In later responses the rise of a bucket above its highest
-        value is added, and a fall is not subtracted. The first value of a bucket that was a hole or `unknown` in the
-        first response counts 0. Forgotten buckets do not count.
+        The first response of a series counts 0, and so does the first one after a change of the unit, of the minute at
+        which hours begin, or of `zone`, the time zone in which hours without an offset were read. In later responses
+        the rise of a bucket above its highest value is added, and a fall is not subtracted. The first value of a bucket
+        that was a hole or `unknown` in the first response counts 0. Forgotten buckets do not count.
 
         If `new_from` is given, a new series counts its first response too, in the buckets from that number on. If a new
         series of a query with several is exported, its total stays 0 until `expose` and then `release`, since
@@ -82,7 +82,8 @@ class Counters:
         """
         with self._lock:
             state = self._states.get(key)
-            if state is None or state.unit is not unit or (zone and state.zone and zone != state.zone):
+            has_other_zone = state is not None and zone and state.zone and zone != state.zone
+            if state is None or state.unit is not unit or has_other_zone or _has_other_minutes(state, numbers):
                 former = state.counters if state is not None else {}
                 state = self._states[key] = CounterState(unit, requested_at or 0.0, zone)
                 self._changed.add(key)
@@ -268,6 +269,15 @@ def _count(counter: Counter, buckets: Iterable[tuple[int, int, int]], values: "a
         counter.total = total
     counter.highest = values if highest == values else highest
     return True
+
+
+def _has_other_minutes(state: CounterState, numbers: Iterable[int]) -> bool:
+    """Return whether hours begin at other minutes than those of `state`, so that they overlap with these.
+
+    In a zone with half an hour of DST, responses have both for a while.
+    """
+    known, new = ({number % state.unit.seconds for number in each} for each in (state.numbers, numbers))
+    return state.unit is Unit.HOUR and bool(known and new) and known.isdisjoint(new)
 
 
 def _key_labels(key: CounterKey) -> CounterKey:

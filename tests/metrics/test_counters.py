@@ -47,7 +47,7 @@ PURCHASES = ("production", "https://rest.iad-01.braze.com", "custom_events", "pu
 
 
 def record(
-    counters: SavedCounters, buckets: dict[int, float], *, unit: Unit = Unit.HOUR, requested_from: int = 0
+    counters: SavedCounters, buckets: dict[int, float], *, unit: Unit = Unit.DAY, requested_from: int = 0
 ) -> float:
     """Record one response, save the counters, and return the total that is shown."""
     record_series(
@@ -61,7 +61,7 @@ def record_series(
     counters: SavedCounters,
     key: CounterKey,
     buckets: Mapping[int, float],
-    unit: Unit = Unit.HOUR,
+    unit: Unit = Unit.DAY,
     *series_key: str,
     requested_from: int = 0,
     requested_at: float | None = None,
@@ -188,7 +188,7 @@ def test_buckets_that_no_usual_response_has_are_forgotten(path: str) -> None:
             oldest = numbers[-1] - 23
             counters.record(
                 PURCHASES,
-                Unit.HOUR,
+                Unit.DAY,
                 numbers,
                 [column],
                 requested_from=oldest,
@@ -224,12 +224,12 @@ def test_older_buckets_never_count() -> None:
 def test_changed_unit_keeps_total() -> None:
     """When the unit changes between hours and days, the first response of the new unit counts 0."""
     counters = SavedCounters()
-    record(counters, {738_000: 100.0}, unit=Unit.DAY)
-    assert record(counters, {738_000: 130.0}, unit=Unit.DAY) == 30.0
-    assert record(counters, {0: 7.0, 1: 8.0}) == 30.0
-    assert record(counters, {0: 7.0, 1: 9.0}) == 31.0
-    assert record(counters, {738_000: 140.0, 738_001: 50.0}, unit=Unit.DAY) == 31.0
-    assert record(counters, {738_001: 51.0}, unit=Unit.DAY) == 32.0
+    record(counters, {738_000: 100.0})
+    assert record(counters, {738_000: 130.0}) == 30.0
+    assert record(counters, {0: 7.0, HOUR: 8.0}, unit=Unit.HOUR) == 30.0
+    assert record(counters, {0: 7.0, HOUR: 9.0}, unit=Unit.HOUR) == 31.0
+    assert record(counters, {738_000: 140.0, 738_001: 50.0}) == 31.0
+    assert record(counters, {738_001: 51.0}) == 32.0
 
 
 def test_totals_are_shown_after_save() -> None:

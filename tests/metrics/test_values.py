@@ -366,3 +366,24 @@ def test_corrected_timezone_of_zoneless_hours_counts_nothing_twice() -> None:
         exporter.clock.advance(300)
         after = exporter.scrape()
     assert [page.value(TOTAL) for page in (before, corrected, after)] == [0, 0, 7]
+
+
+def test_hours_that_start_at_another_minute_count_nothing_twice() -> None:
+    """If hours begin at another minute, as after a change of the company's time zone, only later rises count."""
+    counts = {0: 40, 1: 100, 2: 101}
+    newest = CURRENT_HOUR
+
+    def replace(document: dict[str, Any]) -> None:
+        starts = {newest - back * HOUR: count for back, count in counts.items()}
+        document["data"] = [
+            {"time": HourFormat.ZULU.write(start, NEW_YORK), "count": count} for start, count in starts.items()
+        ]
+
+    with running_exporter("{event: purchase}", RecordedCounts(events=["purchase"])) as exporter:
+        exporter.braze.inject(response_faults.edited(replace))
+        totals = []
+        for minute, counts[0] in ((0, 40), (0, 45), (-30, 50), (-30, 53), (0, 60), (0, 61)):
+            newest = CURRENT_HOUR + minute * 60
+            totals.append(exporter.scrape().value(TOTAL))
+            exporter.clock.advance(300)
+    assert totals == [0, 5, 5, 8, 8, 9]
