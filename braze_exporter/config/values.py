@@ -34,16 +34,12 @@ _BRAZE_ID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.ASCII 
 _HEX_KEY = re.compile(r"[0-9a-f]{32,}", re.ASCII | re.IGNORECASE)
 _HOST = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-_LABEL_NAME = _VARIABLE
 # An abbreviation of a time zone or an offset from UTC, such as PST, GMT+2 or Z.
 _ABBREVIATION = re.compile(r"[A-Za-z]{0,4}(?:[+-][\d:]*)?", re.ASCII)
+_METRIC_GROUPS = [group for kind in KINDS for group in (*kind.metric_groups, *kind.partial_groups)]
 # Labels that a generated alert already has: those of its series, and those that the rule adds.
 ALERT_LABELS = {"alertname", "kind", "selector", "severity", "unit", "workspace"}.union(
-    *(
-        {*metric_group.labels, *metric_group.series_labels}
-        for kind in KINDS
-        for metric_group in (*kind.metric_groups, *kind.partial_groups)
-    )
+    *((*group.labels, *group.series_labels) for group in _METRIC_GROUPS)
 )
 
 
@@ -91,9 +87,9 @@ def format_duration(seconds: float) -> str:
 
 
 def _validate_unit(value: object) -> Unit:
-    if value not in tuple(Unit):
-        raise InvalidValueError(f"must be hour or day, not {_describe(value)}")
-    return Unit(str(value))
+    if value in tuple(Unit):
+        return Unit(str(value))
+    raise InvalidValueError(f"must be hour or day, not {_describe(value)}")
 
 
 def is_braze_id(text: str) -> bool:
@@ -179,17 +175,17 @@ def _validate_url(value: object) -> str:
         host, port = parts.hostname or "", parts.port
     except ValueError:
         raise InvalidValueError(not_a_url) from None
+    is_host = _parse_address(host) is not None or _HOST.fullmatch(host) is not None
+    is_private = parts.scheme == "https" or is_loopback(host)
+    rest = parts.path.strip("/") + parts.query + parts.fragment
     checks = {
         "must not contain a user or password; set api_key_file or api_key_env instead": "@" not in parts.netloc,
         f"must start with https://; {expected}": parts.scheme in {"http", "https"},
-        not_a_url: value.isprintable() and " " not in value and _is_host(host) and port != 0,
+        not_a_url: value.isprintable() and " " not in value and is_host and port != 0,
         f"is the SDK endpoint; {expected}": not host.startswith("sdk."),
         f"is the dashboard; {expected}": not host.startswith("dashboard"),
-        "must start with https://; http would send the API key unencrypted": parts.scheme == "https"
-        or is_loopback(host),
-        f"must not contain a path, query or fragment; {expected}": not (
-            parts.path.strip("/") or parts.query or parts.fragment
-        ),
+        "must start with https://; http would send the API key unencrypted": is_private,
+        f"must not contain a path, query or fragment; {expected}": not rest,
     }
     for problem, is_valid in checks.items():
         if not is_valid:
@@ -197,20 +193,17 @@ def _validate_url(value: object) -> str:
     return f"{parts.scheme}://{parts.netloc.lower().removesuffix(':')}"
 
 
-def _is_host(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return _HOST.fullmatch(host) is not None
-    return True
-
-
 def is_loopback(host: str) -> bool:
     """Return whether `host` is a loopback address, or the host name `localhost`."""
+    address = _parse_address(host)
+    return address.is_loopback if address is not None else host == "localhost"
+
+
+def _parse_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host)
     except ValueError:
-        return host == "localhost"
+        return None
 
 
 def _validate_instance(value: object) -> str:
@@ -219,21 +212,12 @@ def _validate_instance(value: object) -> str:
     return value.upper()
 
 
-def _validate_path(value: object) -> str:
-    path = _validate_text(value)
-    if "\0" in path:
-        raise InvalidValueError("must be a file path without NUL characters")
-    return _check_encoding(path)
-
-
-def _check_encoding(path: str) -> str:
-    """Return `path`. Raises `InvalidValueError` if no file can have that name in the encoding of the locale."""
+def _is_encodable(path: str) -> bool:
+    """Return whether a file can have the name `path` in the encoding of the locale."""
     try:
-        os.fsencode(path)
+        return bool(os.fsencode(path))
     except UnicodeEncodeError:
-        text = "contains characters that the locale of the process cannot encode; set the variable LC_ALL=C.UTF-8"
-        raise InvalidValueError(text) from None
-    return path
+        return False
 
 
 def _may_be_key_file(value: object) -> bool:
@@ -263,10 +247,9 @@ def number_range(low: float, high: float, *, whole: bool = False) -> tuple[Befor
 
 def _validate_label_name(value: object) -> str:
     name = _validate_text(value)
-    if not _LABEL_NAME.fullmatch(name) or name.startswith("__"):
-        raise InvalidValueError(
-            "is not a valid label name; use letters, digits and _, without a digit or __ at the start"
-        )
+    if not _VARIABLE.fullmatch(name) or name.startswith("__"):
+        text = "is not a valid label name; use letters, digits and _, without a digit or __ at the start"
+        raise InvalidValueError(text)
     if name in ALERT_LABELS:
         remedy = "set the key severity of alerts instead" if name == "severity" else "choose another name"
         raise InvalidValueError(f"is already a label of the alert; {remedy}")
@@ -299,7 +282,7 @@ _NAMES = _list_schema("list of names", _TEXT_SCHEMA)
 _MESSAGE_PARTS = _list_schema(f"list of strings other than `{ALL}`", _NAME_SCHEMA)
 _LABELS = _mapping_schema(
     "mapping of label names to strings",
-    {"pattern": f"^(?!__){_LABEL_NAME.pattern}$", "not": {"enum": sorted(ALERT_LABELS)}},
+    {"pattern": f"^(?!__){_VARIABLE.pattern}$", "not": {"enum": sorted(ALERT_LABELS)}},
     _TEXT_SCHEMA,
 )
 _SECONDS = WithJsonSchema({"title": "duration", "type": "string", "pattern": f"^(?=[0-9]){_DURATION.pattern}$"})
@@ -339,7 +322,12 @@ Stats = Annotated[
 # Types of optional keys. A key without a value is refused, because `timezone:` alone is a mistake.
 OptionalDuration = Annotated[float | None, BeforeValidator(_validate_duration), _SECONDS]
 OptionalText = Annotated[str | None, BeforeValidator(_validate_text), _TEXT]
-OptionalPath = Annotated[str | None, BeforeValidator(_validate_path), _PATH]
+# The last validator runs first.
+_ENCODABLE = _if(
+    _is_encodable, "contains characters that the locale of the process cannot encode; set the variable LC_ALL=C.UTF-8"
+)
+_WITHOUT_NUL = _if(lambda path: "\0" not in path, "must be a file path without NUL characters")
+OptionalPath = Annotated[str | None, _ENCODABLE, _WITHOUT_NUL, BeforeValidator(_validate_text), _PATH]
 LabelName = Annotated[str, BeforeValidator(_validate_label_name)]
 AlertLabels = Annotated[dict[LabelName, Text], mapping_of("label names to values, such as {team: growth}"), _LABELS]
 OptionalCampaignId = Annotated[str | None, _braze_id("at the bottom of the campaign's page in Braze"), _ID]
@@ -358,6 +346,4 @@ OptionalTimeZone = Annotated[ZoneInfo | None, BeforeValidator(_validate_timezone
 OptionalUrl = Annotated[str | None, BeforeValidator(_validate_url), _URL]
 OptionalInstance = Annotated[str | None, BeforeValidator(_validate_instance), _INSTANCE]
 OptionalVariable = Annotated[str | None, _if(_may_be_variable, MUST_BE_VARIABLE), _ENVIRONMENT]
-OptionalKeyFile = Annotated[
-    str | None, BeforeValidator(_check_encoding), _if(_may_be_key_file, MUST_BE_PATH), _PATH
-]  # the last validator runs first
+OptionalKeyFile = Annotated[str | None, _ENCODABLE, _if(_may_be_key_file, MUST_BE_PATH), _PATH]
