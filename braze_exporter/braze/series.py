@@ -57,8 +57,8 @@ class Series(NamedTuple):
     @property
     def newest_start(self) -> int | None:
         """The start of the newest bucket, including holes, or None if there is none."""
-        buckets = zip(reversed(self.starts), reversed(self.values), strict=True)
-        return next((start for start, value in buckets if value != ABSENT), None)
+        index = newest_index(self.values)
+        return self.starts[index] if index is not None else None
 
     def without_buckets(self) -> "Series":
         """Return the series without its values."""
@@ -68,6 +68,14 @@ class Series(NamedTuple):
     def has_counter(self) -> bool:
         """Whether the series has a counter. Counts of unique users cannot be summed."""
         return self.metric_group.is_additive and not dict(self.labels).get("stat", "").startswith("unique_")
+
+
+def newest_index(values: "array[float]") -> int | None:
+    """Return the index of the newest bucket that a series has, including holes, or None if it has none."""
+    for index in range(len(values) - 1, -1, -1):
+        if values[index] != ABSENT:
+            return index
+    return None
 
 
 def bucket_starts(series_list: Sequence[Series]) -> tuple[int, ...]:

@@ -184,6 +184,8 @@ class Collector:
         """Forget the series whose newest bucket is so old that Braze no longer returns it."""
         query = row.query
         oldest = bucket_number(response.sent_at, query.unit, query.zone) - query.kind.max_length
+        if oldest == row.oldest_reachable:
+            return
         row.remove_unreachable_series(oldest)
         kept = {row.series_key(series_row.series) for series_row in row.series.values()}
         self._counters.remove_unreachable(query.counter_key, kept, oldest)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from itertools import chain
 
 from braze_exporter.braze.kinds import MAX_LENGTH, Unit
-from braze_exporter.braze.series import ABSENT, HOLE
+from braze_exporter.braze.series import ABSENT, HOLE, newest_index
 from braze_exporter.state.contents import counter_changes
 from braze_exporter.state.counter_state import Counter, CounterKey, CounterState, NameKey, SeriesKey
 from braze_exporter.state.state_file import StateFile
@@ -99,8 +99,8 @@ class Counters:
             if is_complete and numbers:
                 state.remove_before(min(requested_from, numbers[0]))
             state.add_buckets([*unknown, *numbers])
-            indexes = {number: index for index, number in enumerate(state.numbers)}
-            buckets = [(at, indexes[number], number) for at, number in enumerate(numbers) if number in indexes]
+            known = {number: index for index, number in enumerate(numbers)}
+            indexes = None if numbers == state.numbers else [known.get(number) for number in state.numbers]
             for series_key, values, is_exported in columns:
                 counter = state.counters.get(series_key)
                 if counter is None:
@@ -114,7 +114,7 @@ class Counters:
                     state.counters[series_key] = counter
                     self._recounted.add(key)
                 counter.is_unexposed &= is_exported
-                if counter.recorded is not values and _count(counter, buckets, values):
+                if counter.recorded is not values and _count(counter, state.numbers, values, indexes):
                     self._recounted.add(key)
             self._changed |= self._recounted
 
@@ -245,22 +245,28 @@ def _start(counter: Counter, numbers: Iterable[int], values: Mapping[int, float]
     counter.highest = array("d", [initial.get(number, 0.0) for number in numbers])
 
 
-def _count(counter: Counter, buckets: Iterable[tuple[int, int, int]], values: "array[float]") -> bool:
+def _count(
+    counter: Counter, numbers: Sequence[int], values: "array[float]", indexes: Sequence[int | None] | None
+) -> bool:
     """Add the increases in `values` to a counter, and return whether it has changed.
 
-    `buckets` have the index of each value, the index in the counter and the number of its bucket.
+    `numbers` are those of the buckets of the counter. `indexes` are the indexes of their values, None if they are the
+    same.
     """
-    counter.recorded, total, highest = values, counter.total, counter.highest[:]
-    for value_index, index, number in buckets:
-        value, before = values[value_index], highest[index]
-        if value == ABSENT:
+    counter.recorded = values
+    if indexes is not None:
+        values = array("d", [ABSENT if index is None else values[index] for index in indexes])
+    total, highest = counter.total, counter.highest[:]
+    for index, (value, before) in enumerate(zip(values, counter.highest, strict=True)):
+        if value <= before:  # as almost always; false for a bucket without a number
             continue
-        counter.newest = max(counter.newest, number)
-        if value > before and number >= counter.floor:
+        if before < value < ABSENT and numbers[index] >= counter.floor:
             total += value - before
             highest[index] = value
-        elif math.isnan(before) and not math.isnan(value):
+        elif math.isnan(before) and math.isfinite(value):
             highest[index] = max(value, 0.0)
+    newest = newest_index(values)
+    counter.newest = counter.newest if newest is None else max(counter.newest, numbers[newest])
     if highest.tobytes() == counter.highest.tobytes():
         return False
     if counter.is_unexposed:

@@ -10,6 +10,8 @@ from prometheus_client.utils import floatToGoString
 
 from braze_exporter.metrics.families import Family
 
+_MILLION = 1e6
+
 
 def format_labels(labels: Iterable[tuple[str, str]]) -> str:
     r"""Return `{name="value",…}`, sorted by name, with `\`, `"` and line feeds escaped."""
@@ -18,7 +20,9 @@ def format_labels(labels: Iterable[tuple[str, str]]) -> str:
 
 def format_sample(name: str, labels: str, value: float) -> str:
     """Return the line of one sample. `labels` must be formatted by `format_labels`."""
-    return f"{name}{labels} {floatToGoString(value)}\n"
+    # Below a million, Go writes numbers as Python does.
+    text = repr(float(value)) if -_MILLION < value < _MILLION else floatToGoString(value)
+    return f"{name}{labels} {text}\n"
 
 
 def format_header(family: Family, *, openmetrics: bool) -> str:

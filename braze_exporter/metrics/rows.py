@@ -103,6 +103,7 @@ class QueryRow:
         # What the lines of the gauges show: the series of the response, the start of the settled bucket, and whether
         # the values are stale. None if the lines must be rendered again.
         self._shown: tuple[tuple[Series, ...], int | None, bool] | None = None
+        self.oldest_reachable: int | None = None
         self.is_stale: bool = previous is not None and previous.is_stale
         self._labels = format_labels(query.query_labels)
         self._counter_key = query.counter_key
@@ -205,18 +206,18 @@ class QueryRow:
 
     def _set_series(self, series_list: tuple[Series, ...]) -> None:
         """Set the series of the rows from a response, and the starts of the latest and the settled bucket."""
-        rows = []
+        missing = dict(self.series)
         for series in series_list:
             if series.key and series.identity not in self.series and not any(map(math.isfinite, series.values)):
                 continue  # it has had only nulls so far, so it may not be a statistic
             if self.query.selects(series.labels):
-                rows.append((self._find_or_add(series), series))
-        for series_row in self.series.values():
+                series_row = self._find_or_add(series)
+                if series_row.series.labels != series.labels:
+                    series_row.labels = self._format_labels(series)
+                series_row.series = series
+                missing.pop(series.identity, None)
+        for series_row in missing.values():
             series_row.series = series_row.series.without_buckets()
-        for series_row, series in rows:
-            if series_row.series.labels != series.labels:
-                series_row.labels = self._format_labels(series)
-            series_row.series = series
         starts, settled = bucket_starts(series_list), self._settled_index
         if starts:
             self.latest_start = starts[-1] if _has_number(series_list, -1) else None
@@ -302,11 +303,11 @@ class QueryRow:
             )
 
     def remove_unreachable_series(self, oldest: int) -> None:
-        """Remove the series without a bucket from number `oldest` on (see `bucket_number`).
+        """Remove the series without a bucket from number `oldest` on (see `bucket_number`), `oldest_reachable` then.
 
         A series that is the only one of its metric group stays, since it belongs to the query.
         """
-        query = self.query
+        query, self.oldest_reachable = self.query, oldest
         for identity, series_row in [*self.series.items()]:
             start = series_row.newest_start
             if series_row.series.key and start is not None and bucket_number(start, query.unit, query.zone) < oldest:

@@ -190,9 +190,9 @@ class SavedState:
                 if item.identity not in known
             ),
         )
-        encoded_heads = encode_heads(heads)
         rows: TableChanges = {("responses", (query_id,)): (query_id, encode_buckets(heads, series))}
-        if self._heads_hashes.get(query_id) != hash(encoded_heads):
-            self._heads_hashes[query_id] = hash(encoded_heads)
-            rows["query_series", (query_id,)] = (query_id, encoded_heads)
+        hash_of_heads = hash(tuple([(head.identity, head.labels, newest) for head, newest in heads]))
+        if self._heads_hashes.get(query_id) != hash_of_heads:
+            self._heads_hashes[query_id] = hash_of_heads
+            rows["query_series", (query_id,)] = (query_id, encode_heads(heads))
         return rows
