@@ -35,7 +35,7 @@ from braze_exporter.braze.series import Series
 from braze_exporter.config.loading import Config, load_config
 from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.metrics.counters import Counters
-from braze_exporter.scheduler.admission import Budgets, Demand, WorkspaceKey
+from braze_exporter.scheduler.budgets import Budgets, Demand, WorkspaceKey
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.scheduler.rate_limiter import PoolBudget
 from braze_exporter.simulator.request import Request

@@ -21,7 +21,7 @@ from braze_exporter.metrics.collector import Collector
 from braze_exporter.metrics.counters import Counters
 from braze_exporter.metrics.saved_state import SavedState
 from braze_exporter.metrics.self_metrics import SelfMetrics
-from braze_exporter.scheduler.admission import Budgets, Demand, WorkspaceKey
+from braze_exporter.scheduler.budgets import Budgets, Demand, WorkspaceKey
 from braze_exporter.scheduler.clients import WorkspaceClient, open_client
 from braze_exporter.scheduler.fetch_log import FetchLog
 from braze_exporter.scheduler.list_refresh import ListRefresher, WorkspaceLists

@@ -13,7 +13,8 @@ from braze_exporter.braze.transport import DEFAULT_TIMEOUTS, Timeouts, Transport
 from braze_exporter.config.loading import Config
 from braze_exporter.config.schema import Workspace
 from braze_exporter.config.secrets import ApiKey, Secret
-from braze_exporter.scheduler.admission import Admission, Budgets, Demand, WorkspaceKey
+from braze_exporter.scheduler.admission import Admission
+from braze_exporter.scheduler.budgets import Budgets, Demand, WorkspaceKey
 from braze_exporter.scheduler.plan import Plan
 from braze_exporter.scheduler.pool_budgets import command_budgets
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.lists import ListEndpoint, ListItem
-from braze_exporter.scheduler.admission import WorkspaceKey
 from braze_exporter.scheduler.backoff import backoff_seconds
+from braze_exporter.scheduler.budgets import WorkspaceKey
 from braze_exporter.scheduler.key_state import AUTH_REASONS, AUTH_RETRY_SECONDS
 from braze_exporter.scheduler.list_pager import ListPager
 from braze_exporter.scheduler.selectors import ListSnapshot

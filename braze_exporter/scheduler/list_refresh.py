@@ -14,7 +14,7 @@ from types import MappingProxyType
 from braze_exporter.braze.calls import Permit
 from braze_exporter.braze.errors import BrazeError
 from braze_exporter.braze.lists import ListEndpoint, ListItem
-from braze_exporter.scheduler.admission import WorkspaceKey
+from braze_exporter.scheduler.budgets import WorkspaceKey
 from braze_exporter.scheduler.clients import WorkspaceClient
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
 from braze_exporter.scheduler.key_state import AUTH_RETRY_SECONDS

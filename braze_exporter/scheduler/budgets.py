@@ -1,0 +1,239 @@
+"""Keeps the budgets and the key states of all workspaces, also in the state file.
+
+Workspaces with the same url and key share both.
+"""
+
+import hashlib
+import secrets
+import threading
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+from braze_exporter.braze.pools import Endpoint, Pool
+from braze_exporter.scheduler.admission import Admission, KeyBudget
+from braze_exporter.scheduler.circuit_breaker import StartCircuitBreaker
+from braze_exporter.scheduler.key_state import KeyState
+from braze_exporter.scheduler.rate_limiter import PoolBudget, RateLimiter
+from braze_exporter.state.contents import budget_changes
+from braze_exporter.state.state_file import StateFile
+from braze_exporter.state.tables import BudgetRecords, BudgetRow, HoldRow, TableChanges
+from braze_exporter.state.writer import WRITE_INTERVAL_SECONDS
+
+
+class WorkspaceKey(NamedTuple):
+    """The key of a workspace's state: its name and the url of its REST endpoint."""
+
+    workspace: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a workspace needs: the budget of each pool, and the endpoints in use."""
+
+    budgets: Mapping[Pool, PoolBudget]
+    endpoints: Collection[Endpoint] = ()
+
+
+# The url and the digest of the key.
+_BudgetKey = tuple[str, str]
+
+
+class Budgets:
+    """The budgets and the key states of all workspaces, kept in the state file. Thread-safe."""
+
+    def __init__(
+        self,
+        *,
+        wall: Callable[[], float],
+        monotonic: Callable[[], float],
+        state_file: StateFile | None = None,
+        is_reached: bool = False,
+    ) -> None:
+        """Start with the budgets in `state_file`, which `start_saving` must take out of it.
+
+        `wall` returns seconds since the epoch, `monotonic` seconds of a monotonic clock. If `is_reached` is false,
+        calls are made one at a time until Braze has responded.
+        """
+        self._is_reached = is_reached
+        self._wall = wall
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._admissions: dict[WorkspaceKey, Admission] = {}
+        self._demands: Mapping[WorkspaceKey, Demand] = {}
+        records = state_file.read_budgets() if state_file is not None else None
+        records = records or BudgetRecords(secrets.token_hex(), {})
+        self._salt = records.salt
+        self._key_digests = {WorkspaceKey(*key): digest for key, digest in records.key_digests.items()}
+        self._budgets: dict[_BudgetKey, KeyBudget] = {}
+        self._keys: dict[_BudgetKey, KeyState] = {}
+        self._restore(records)
+        self._is_closed = False
+        self._request_write: Callable[[], Future[bool]] | None = None
+        self._is_changed = False
+        self._called_at = monotonic()
+        self._are_balances_saved = False
+
+    def start_saving(self, request_write: Callable[[], Future[bool]]) -> None:
+        """Take the balances out of the state file, and use none if that fails.
+
+        `request_write` requests a write of the state file. Its future has the result whether everything was written.
+        """
+        with self._lock:
+            self._record_call()
+        self._request_write = request_write
+        if not request_write().result():
+            for budget in self._budgets.values():
+                budget.rows = {pool: row._replace(balance=0.0) for pool, row in budget.rows.items()}
+
+    def _make_budget(self) -> KeyBudget:
+        """Return a budget without limiters."""
+        return KeyBudget(StartCircuitBreaker(is_reached=self._is_reached))
+
+    def _restore(self, records: BudgetRecords) -> None:
+        now, wall = self._monotonic(), self._wall()
+        for row in records.budgets:
+            budget = self._budgets.setdefault((row.url, row.key_digest), self._make_budget())
+            budget.rows[row.pool] = row
+        holds: dict[_BudgetKey, list[HoldRow]] = {}
+        for hold in records.holds:
+            holds.setdefault((hold.url, hold.key_digest), []).append(hold)
+        for budget_key, rows in holds.items():
+            key = self._keys[budget_key] = KeyState(())
+            key.restore(rows, now, wall)
+
+    def open_admissions(
+        self, keys: Mapping[WorkspaceKey, str], reread_key: Callable[[WorkspaceKey], bool] = lambda _key: False
+    ) -> Mapping[WorkspaceKey, Admission]:
+        """Return the admission of each workspace, for its API key.
+
+        `set_demands` must be called before the first call. `reread_key` is called before a rejected key is tested. It
+        reads the key again, calls `change_key` if it has changed, and returns whether it has.
+        """
+        with self._lock:
+            for workspace_key, key in keys.items():
+                if workspace_key not in self._admissions:
+                    self._admissions[workspace_key] = Admission(
+                        self._make_budget(),
+                        partial(reread_key, workspace_key),
+                        lock=self._lock,
+                        monotonic=self._monotonic,
+                        on_call=self._record_call,
+                        on_stop=self._write,
+                    )
+                self._change_key(workspace_key, key)
+            return {workspace_key: self._admissions[workspace_key] for workspace_key in keys}
+
+    def change_key(self, workspace_key: WorkspaceKey, key: str) -> None:
+        """Use another API key for a workspace. It takes over the budget of the previous one."""
+        with self._lock:
+            self._change_key(workspace_key, key)
+            self._combine_demands()
+
+    def _change_key(self, workspace_key: WorkspaceKey, key: str) -> None:
+        digest = hashlib.sha256(f"{self._salt}:{key}".encode()).hexdigest()
+        url, before = workspace_key.url, self._key_digests.get(workspace_key)
+        self._key_digests[workspace_key] = digest
+        if (url, digest) not in self._budgets:
+            budget = self._budgets.get((url, before)) if before is not None else None
+            self._budgets[url, digest] = budget or self._make_budget()
+            others = (other for key, other in self._key_digests.items() if key.url == url)
+            if before is not None and before not in others:
+                self._budgets.pop((url, before), None)
+        admission = self._admissions[workspace_key]
+        admission.budget = self._budgets[url, digest]
+        admission.key = self._keys.setdefault((url, digest), KeyState(()))
+
+    def set_demands(self, demands: Mapping[WorkspaceKey, Demand]) -> None:
+        """Set what each workspace needs. Workspaces with the same url and key get the sum.
+
+        The limits that Braze has reported and the calls made so far still count.
+        """
+        with self._lock:
+            self._demands = demands
+            has_new = self._combine_demands()
+            if has_new:
+                self._record_call()
+        if has_new and self._request_write is not None:  # before the first call
+            self._request_write().result()
+
+    def _combine_demands(self) -> bool:
+        """Apply the demands, and return whether a pool is new."""
+        now, has_new = self._monotonic(), False
+        totals: dict[KeyBudget, dict[Pool, PoolBudget]] = {}
+        endpoints: dict[KeyState, dict[str, Endpoint]] = {}
+        for workspace_key, demand in self._demands.items():
+            admission = self._admissions[workspace_key]
+            pools = totals.setdefault(admission.budget, {})
+            for pool, pool_budget in demand.budgets.items():
+                pools[pool] = pools[pool] + pool_budget if pool in pools else pool_budget
+            in_use = endpoints.setdefault(admission.key, {})
+            in_use |= {endpoint.path: endpoint for endpoint in demand.endpoints}
+        for budget, pools in totals.items():
+            for pool, pool_budget in pools.items():
+                limiter = budget.limiters.get(pool.name)
+                if limiter is not None:
+                    limiter.set_budget(pool_budget, now)
+                    continue
+                limiter = budget.limiters[pool.name] = RateLimiter(pool, pool_budget, now)
+                row = budget.rows.pop(pool.name, None)
+                if row is not None:
+                    limiter.restore(row, now, self._wall())
+                has_new = True
+        for key, used in endpoints.items():
+            key.set_endpoints(tuple(used.values()))
+        return has_new
+
+    def _record_call(self) -> None:
+        """Save the change of a budget by a call, and take the balances out of the state file."""
+        self._is_changed, self._called_at = True, self._monotonic()
+        if self._are_balances_saved:
+            self._write()
+
+    def _write(self) -> None:
+        """Request a write of the state file at once."""
+        self._are_balances_saved = False
+        if self._request_write is not None:
+            self._request_write()
+
+    def close(self) -> None:
+        """Allow no more calls. The next write of the state file has the balances."""
+        with self._lock:
+            self._is_closed = True
+            for admission in self._admissions.values():
+                admission.is_closed = True
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether no call has been made for so long that the state file may have the balances."""
+        return self._is_closed or self._monotonic() - self._called_at >= WRITE_INTERVAL_SECONDS
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether `take_changes` would return changes. Does not wait for other threads."""
+        return self._is_changed or (self._is_idle and not self._are_balances_saved)
+
+    def take_changes(self) -> TableChanges:
+        """Return all budgets and holds for the state file if they have changed since the last call.
+
+        While calls are made, the balances are 0, so that a process that is killed adds no calls.
+        """
+        with self._lock:
+            if not self.has_changes:
+                return {}
+            self._is_changed, self._are_balances_saved = False, self._is_idle
+            now, wall = self._monotonic(), self._wall()
+            budgets: list[BudgetRow] = []
+            holds: list[HoldRow] = []
+            for (url, digest), budget in self._budgets.items():
+                budgets += (row._replace(url=url, key_digest=digest) for row in budget.rows.values())
+                budgets += (limiter.to_row(url, digest, now, wall) for limiter in budget.limiters.values())
+                key = self._keys.get((url, digest))
+                holds += key.to_rows(url, digest, now, wall) if key is not None else ()
+            if not self._are_balances_saved:
+                budgets = [row._replace(balance=0.0, balance_at=wall) for row in budgets]
+            key_digests = {(key.workspace, key.url): digest for key, digest in self._key_digests.items()}
+            return budget_changes(BudgetRecords(self._salt, key_digests, budgets, holds))
