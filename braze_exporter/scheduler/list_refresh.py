@@ -4,7 +4,6 @@ The result of the last complete read is used until the next complete read. Scrap
 """
 
 import logging
-import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,17 @@ from braze_exporter.braze.lists import ListEndpoint, ListItem
 from braze_exporter.scheduler.budgets import WorkspaceKey
 from braze_exporter.scheduler.clients import WorkspaceClient
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
-from braze_exporter.scheduler.key_state import AUTH_RETRY_SECONDS
 from braze_exporter.scheduler.list_pager import ListPager
-from braze_exporter.scheduler.list_read_state import LIST_INTERVAL_SECONDS, RETRY_SECONDS, ListReadState
+from braze_exporter.scheduler.list_read_state import RETRY_SECONDS, ListReadState
+from braze_exporter.scheduler.list_rows import (
+    SavedList,
+    SavedListKey,
+    list_items_row,
+    list_row,
+    restore_list,
+    saved_list_key,
+)
 from braze_exporter.scheduler.priority import Priority
-from braze_exporter.scheduler.saved_list import SavedList, SavedListKey
 from braze_exporter.scheduler.selectors import ListSnapshots
 from braze_exporter.scheduler.worker_pool import Job
 from braze_exporter.state.tables import TableChanges
@@ -108,7 +113,7 @@ class ListRefresher:
                 for workspace_key, workspace_lists in lists_by_workspace.items()
                 for list_endpoint in workspace_lists.list_endpoints
             ]
-            removed = {_saved_key(read_state) for key, read_state in self._lists.items() if key not in keys}
+            removed = {saved_list_key(read_state) for key, read_state in self._lists.items() if key not in keys}
             self._unsaved |= removed | self._saved_lists.keys()
             restored = {key: self._restore(*key) for key in keys if key not in self._lists}
             self._saved_lists = {}
@@ -123,28 +128,13 @@ class ListRefresher:
                     read_state.next_at = now
 
     def _restore(self, workspace_key: WorkspaceKey, list_endpoint: ListEndpoint) -> ListReadState | None:
-        """Return the state that a list had before a restart, or None.
-
-        If the clock was set back, the list waits for at most its interval.
-        """
+        """Return the state that a list had before a restart, or None."""
         saved = self._saved_lists.get((*workspace_key, list_endpoint.path))
         if saved is None:
             return None
-        now, wall = self._monotonic(), self._wall()
-        wait = min(saved.next_at - wall, LIST_INTERVAL_SECONDS if saved.ended_at > wall else math.inf)
-        read_state = ListReadState(workspace_key, list_endpoint, now + wait, saved.known, failures=saved.failures)
-        read_state.error, read_state.read_at = saved.error, saved.read_at
-        # The key may have changed, so a rejected list is tried again after two minutes.
-        if read_state.is_rejected:
-            read_state.next_at = min(read_state.next_at, now + AUTH_RETRY_SECONDS)
-        read_state.key_checked_at = now
-        read_state.missing_since = {
-            item_id: now - max(0.0, wall - since) for item_id, since in (saved.missing_since or {}).items()
-        }
-        if saved.suspect_since is not None:
-            read_state.suspect_since = now - max(0.0, wall - saved.suspect_since)
-        if saved.known is not None:
-            self._saved_items[_saved_key(read_state)] = (saved.known.items, read_state.missing_since)
+        read_state = restore_list(workspace_key, list_endpoint, saved, self._monotonic(), self._wall())
+        if read_state is not None and read_state.known is not None:
+            self._saved_items[saved_list_key(read_state)] = (read_state.known.items, read_state.missing_since)
         return read_state
 
     @property
@@ -155,7 +145,7 @@ class ListRefresher:
     def take_changes(self) -> TableChanges:
         """Return the rows of the lists that have changed since the last call."""
         with self._lock:
-            states = {_saved_key(read_state): read_state for read_state in self._lists.values()}
+            states = {saved_list_key(read_state): read_state for read_state in self._lists.values()}
             offset = self._wall() - self._monotonic()
             rows: TableChanges = {}
             for key in self._unsaved:
@@ -164,12 +154,12 @@ class ListRefresher:
                     rows["lists", key] = rows["list_items", key] = None
                     self._saved_items.pop(key, None)
                     continue
-                saved = _save(read_state, offset)
-                rows["lists", key] = saved.times_row(key)
-                items = (saved.known.items if saved.known is not None else (), read_state.missing_since)
-                if items != self._saved_items.get(key, ((), {})):
-                    rows["list_items", key] = saved.items_row(key)
-                    self._saved_items[key] = items
+                rows["lists", key] = list_row(read_state, offset)
+                if read_state.known is not None:
+                    items = (read_state.known.items, read_state.missing_since)
+                    if items != self._saved_items.get(key):
+                        rows["list_items", key] = list_items_row(read_state, read_state.known, offset)
+                        self._saved_items[key] = items
             self._unsaved.clear()
             return rows
 
@@ -309,7 +299,7 @@ class ListRefresher:
                 return self._make_page_job(read_state, pager, client)
             now, read_state.pager = self._monotonic(), None
             read_state.schedule(error, now, self._jitter())
-            self._unsaved.add(_saved_key(read_state))
+            self._unsaved.add(saved_list_key(read_state))
             if error is None:
                 read_state.use_if_plausible(pager.items, pager.pages_read + 1, now, self._wall())
         self._on_end()
@@ -319,22 +309,3 @@ class ListRefresher:
 def _admit_without_call() -> Permit:
     """Return a permit for a job that makes no call."""
     return Permit(lambda _error, _rate_limit: None)
-
-
-def _saved_key(read_state: ListReadState) -> SavedListKey:
-    return (*read_state.workspace_key, read_state.list_endpoint.path)
-
-
-def _save(read_state: ListReadState, offset: float) -> SavedList:
-    """Return a list for the state file. `offset` is the difference between the wall clock and the monotonic one."""
-    suspect_since = read_state.suspect_since
-    return SavedList(
-        read_state.read_at,
-        read_state.key_checked_at + offset,
-        read_state.next_at + offset,
-        read_state.failures,
-        read_state.error,
-        suspect_since + offset if suspect_since is not None else None,
-        read_state.known,
-        {item_id: since + offset for item_id, since in read_state.missing_since.items()},
-    )
