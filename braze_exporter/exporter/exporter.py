@@ -19,7 +19,6 @@ from braze_exporter.config.secrets import ApiKey
 from braze_exporter.exporter.snapshot import ActiveWorkspace, Snapshot
 from braze_exporter.metrics.collector import Collector
 from braze_exporter.metrics.counters import Counters
-from braze_exporter.metrics.saved_state import SavedState
 from braze_exporter.metrics.self_metrics import SelfMetrics
 from braze_exporter.scheduler.budgets import Budgets, Demand, WorkspaceKey
 from braze_exporter.scheduler.clients import WorkspaceClient, open_client
@@ -29,6 +28,7 @@ from braze_exporter.scheduler.list_rows import read_saved_lists
 from braze_exporter.scheduler.plan import Plan
 from braze_exporter.scheduler.pool_budgets import UNKNOWN_LIST_PAGES, command_budgets, exporter_budgets
 from braze_exporter.scheduler.query_state import QueryState, Refresh
+from braze_exporter.scheduler.saved_queries import SavedQueries
 from braze_exporter.scheduler.scheduler import Scheduler
 from braze_exporter.scheduler.selectors import expand_selectors, name_key, required_lists
 from braze_exporter.state.changes import StateChanges, StateSource
@@ -73,7 +73,7 @@ class Exporter:
         self._fetch_log = FetchLog()
         self._self_metrics = SelfMetrics(__version__, revision)
         self._state_file = state_file
-        saved_state = SavedState(state_file, wall, monotonic) if state_file is not None else None
+        saved_queries = SavedQueries(state_file, wall, monotonic) if state_file is not None else None
         self._counters = Counters(state_file)
         self._is_command = budgets is not None
         self._budgets = budgets or Budgets(wall=wall, monotonic=monotonic, state_file=state_file)
@@ -83,7 +83,7 @@ class Exporter:
             monotonic=monotonic,
             jitter=jitter,
             on_deferred=self._self_metrics.count_deferred,
-            restore=saved_state.restore if saved_state is not None else lambda _query: None,
+            restore=saved_queries.restore if saved_queries is not None else lambda _query: None,
             last_requested=lambda query: self._counters.last_requested(query.counter_key),
         )
         self._collector = Collector(
@@ -92,7 +92,7 @@ class Exporter:
             self._self_metrics,
             monotonic=monotonic,
             request_save=self._save_early,
-            saved_state=saved_state,
+            saved_queries=saved_queries,
         )
         self._scheduler.add_listener(self._fetch_log)
         self._reads_lists = reads_lists
@@ -107,8 +107,8 @@ class Exporter:
         )
         # The counters come last, so that a restart shows no response that its counters lack.
         sources: list[StateSource] = [self._counters]
-        if saved_state is not None:
-            sources = [saved_state, self._list_refresher, self._budgets, self._counters]
+        if saved_queries is not None:
+            sources = [saved_queries, self._list_refresher, self._budgets, self._counters]
         self._writer = StateWriter(
             StateChanges(state_file, sources, on_written=self._counters.export_written),
             on_failure=self._self_metrics.count_state_write_failure,

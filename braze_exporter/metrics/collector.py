@@ -13,11 +13,11 @@ from braze_exporter.metrics.data_quality import is_timezone_mismatch, revision_d
 from braze_exporter.metrics.exposition import format_header, format_labels, format_sample
 from braze_exporter.metrics.families import Family, build_counter
 from braze_exporter.metrics.rows import QueryRow, SeriesView, expiry_time
-from braze_exporter.metrics.saved_state import SavedState
 from braze_exporter.metrics.self_families import QUERIES, UP, QueryStatus
 from braze_exporter.metrics.self_metrics import SelfMetrics
 from braze_exporter.scheduler.plan import counter_sources
 from braze_exporter.scheduler.query_state import FetchResult, QueryState, Response
+from braze_exporter.scheduler.saved_queries import SavedQueries
 from braze_exporter.scheduler.scheduler import Scheduler
 
 
@@ -43,9 +43,9 @@ class Collector:
         *,
         monotonic: Callable[[], float],
         request_save: Callable[[], object],
-        saved_state: SavedState | None = None,
+        saved_queries: SavedQueries | None = None,
     ) -> None:
-        """Export the queries of `scheduler`, and record their results in `counters` and `saved_state` from now on.
+        """Export the queries of `scheduler`, and record their results in `counters` and `saved_queries` from now on.
 
         `request_save` is called when so many counters changed that the next scrape would wait for their write.
         """
@@ -54,7 +54,7 @@ class Collector:
         self._self_metrics = self_metrics
         self._monotonic = monotonic
         self._request_save = request_save
-        self._saved_state = saved_state
+        self._saved_state = saved_queries
         self._lock = threading.Lock()
         self._rows_by_families: list[tuple[tuple[Family, ...], list[QueryRow]]] = []
         self._rows: dict[tuple[str, ...], QueryRow] = {}

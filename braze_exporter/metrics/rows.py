@@ -13,9 +13,9 @@ from braze_exporter.metrics.baseline import Baseline
 from braze_exporter.metrics.counters import Counters
 from braze_exporter.metrics.exposition import format_labels, format_sample
 from braze_exporter.metrics.families import GAUGE_HELP, QUERY_FAMILIES, Family, build_gauge
-from braze_exporter.metrics.saved_state import RestoredSeries
+from braze_exporter.scheduler.query_rows import BaselineValues
 from braze_exporter.scheduler.query_state import QueryState, Response
-from braze_exporter.scheduler.saved_query import BaselineValues
+from braze_exporter.scheduler.saved_queries import RestoredSeries
 from braze_exporter.state.counter_state import SeriesKey
 
 

@@ -13,7 +13,7 @@ from braze_exporter.braze.lists import ListEndpoint, ListItem
 from braze_exporter.scheduler.budgets import WorkspaceKey
 from braze_exporter.scheduler.key_state import AUTH_RETRY_SECONDS
 from braze_exporter.scheduler.list_read_state import LIST_INTERVAL_SECONDS, ListReadState
-from braze_exporter.scheduler.saved_query import DECODE_ERRORS, restore_error, save_error
+from braze_exporter.scheduler.query_rows import DECODE_ERRORS, restore_error, save_error
 from braze_exporter.scheduler.selectors import ListSnapshot
 from braze_exporter.state.state_file import StateFile
 

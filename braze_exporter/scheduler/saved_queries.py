@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series
-from braze_exporter.scheduler.query_state import QueryState
-from braze_exporter.scheduler.saved_query import (
+from braze_exporter.scheduler.query_rows import (
     DECODE_ERRORS,
     BaselineValues,
     SavedTimes,
@@ -25,6 +24,7 @@ from braze_exporter.scheduler.saved_query import (
     save_times,
     saved_key,
 )
+from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.state.state_file import StateFile
 from braze_exporter.state.tables import TableChanges
 
@@ -64,7 +64,7 @@ class _Changes:
     removed: list[str] = field(default_factory=list)
 
 
-class SavedState:
+class SavedQueries:
     """Restores the queries from the state file, and collects what the next write must change. Thread-safe."""
 
     def __init__(self, state_file: StateFile, wall: Callable[[], float], monotonic: Callable[[], float]) -> None:
