@@ -24,7 +24,7 @@ _EVICTED = 64
 
 
 class Acceptor:
-    """Accepts the connections of all `listeners`.
+    """Accepts the connections of all `listeners`. `connections` are the open ones.
 
     All listeners share the limits. From `MAX_CONNECTIONS` on, each new connection evicts the one that has been idle
     longest. At `HARD_MAX_CONNECTIONS` new clients wait, so that no connection with a pending response is closed for
@@ -37,17 +37,17 @@ class Acceptor:
         """Start accepting. `handler` handles the requests. `get_tls` returns the TLS context of a new connection."""
         self._handler = handler
         self._get_tls = get_tls
-        self._connections: set[Connection] = set()
+        self.connections: set[Connection] = set()
         self._tasks = [asyncio.create_task(self._accept(listener)) for listener in listeners]
 
     async def close(self, timeout_seconds: float) -> None:
         """Stop accepting, and wait up to `timeout_seconds` for pending responses."""
         for task in self._tasks:
             task.cancel()
-        for connection in self._connections:
+        for connection in self.connections:
             connection.stop()
         await asyncio.wait(
-            [*self._tasks, *(connection.task for connection in self._connections)], timeout=timeout_seconds
+            [*self._tasks, *(connection.task for connection in self.connections)], timeout=timeout_seconds
         )
 
     async def _accept(self, listener: socket.socket) -> None:
@@ -66,18 +66,18 @@ class Acceptor:
                     self._evict_idle(_EVICTED)
                     await asyncio.sleep(_RETRY_SECONDS)
                     continue
-                Connection(client, self._handler, self._connections, self._get_tls())
-                self._evict_idle(len(self._connections) - MAX_CONNECTIONS)
-                while len(self._connections) >= HARD_MAX_CONNECTIONS:
+                Connection(client, self._handler, self.connections, self._get_tls())
+                self._evict_idle(len(self.connections) - MAX_CONNECTIONS)
+                while len(self.connections) >= HARD_MAX_CONNECTIONS:
                     await asyncio.sleep(_RETRY_SECONDS)
-                    self._evict_idle(len(self._connections) - MAX_CONNECTIONS)
+                    self._evict_idle(len(self.connections) - MAX_CONNECTIONS)
 
     def _evict_idle(self, count: int) -> None:
         """End up to `count` connections, those idle longest first."""
         latest = asyncio.get_running_loop().time() - _MIN_IDLE_SECONDS
         idle = [
             (since, connection.task)
-            for connection in self._connections
+            for connection in self.connections
             if (since := connection.waiting_since) is not None and since <= latest
         ]
         for _, task in nsmallest(count, idle, key=lambda item: item[0]):

@@ -5,6 +5,7 @@ import logging
 import re
 import socket
 import ssl
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -88,20 +89,22 @@ class Connection(asyncio.BufferedProtocol):
             )
             while not self._is_last:
                 await self._serve_request()
-            if self._received:
+            if self._received and len(self._connections) <= MAX_CONNECTIONS:
                 # Closing a connection with unread data would reset it, and the client would lose the response.
                 self._is_discarding = True
                 transport.resume_reading()
                 await asyncio.sleep(_LINGER_SECONDS)
             transport.close()
             await asyncio.sleep(IDLE_TIMEOUT_SECONDS)  # until the client has read the response
-        except OSError as error:  # a failed TLS handshake or a timeout
-            _log.debug("Connection closed", extra={"fields": {"reason": str(error)}})
-        except asyncio.CancelledError:
-            pass
+        except (OSError, asyncio.CancelledError) as error:  # a failed TLS handshake, a timeout, or a lost connection
+            if isinstance(error, OSError):
+                _log.debug("Connection closed", extra={"fields": {"reason": str(error) or "timeout"}})
+            # Its frames refer to a future that refers to the error. Only the garbage collector could free them.
+            traceback.clear_frames(error.__traceback__)
         finally:
             if transport is not None:
                 transport.abort()
+                del self._transport  # it refers to this object
 
     def stop(self) -> None:
         """Close the connection, after the pending response if there is one."""
@@ -160,8 +163,9 @@ class Connection(asyncio.BufferedProtocol):
             await self._progress.wait()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as asyncio calls it
-        """Limit the write buffer of the transport."""
+        """Start the idle timeout again, since the client could not send a request before."""
         self._transport = transport
+        self.waiting_since = asyncio.get_running_loop().time()
         transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature

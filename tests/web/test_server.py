@@ -1,9 +1,12 @@
 """Test how long a scrape may wait, how headers are parsed, and which addresses the server listens on."""
 
 import asyncio
+import gc
 import math
 import socket
+import ssl
 import time
+from asyncio.sslproto import SSLProtocol
 from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -12,14 +15,16 @@ from pathlib import Path
 
 import bcrypt
 import pytest
+from certificates import Pki
 from hypothesis import given
 from hypothesis import strategies as st
 from support import free_port, write_file
 
 from braze_exporter.scheduler.query_state import Refresh
 from braze_exporter.web import listening, request, server
+from braze_exporter.web.acceptor import Acceptor
 from braze_exporter.web.access import AccessControl
-from braze_exporter.web.connection import HttpResponse
+from braze_exporter.web.connection import Connection, HttpResponse
 from braze_exporter.web.request import Request
 
 
@@ -341,3 +346,35 @@ def test_failed_address_closes_the_others() -> None:
             listening.listen([free, address])
         with listening_on(free) as (listener,):
             assert listening.format_address(listener) == free
+
+
+@pytest.mark.parametrize("message", [b"\x16\x03 garbage", b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"])
+@pytest.mark.parametrize("has_tls", [False, True])
+def test_ended_connections_are_freed_without_garbage_collector(
+    tmp_path: Path, message: bytes, *, has_tls: bool
+) -> None:
+    """Connections and their buffers are freed as soon as they end, also after a failed TLS handshake."""
+    pki = Pki.make(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+
+    async def run() -> None:
+        application = server.Application(PendingSource(), status_page=EmptyStatusPage())
+        with listening_on("127.0.0.1:0") as (listener,):
+            acceptor = Acceptor([listener], application, lambda: tls if has_tls else None)
+            client_tls = pki.client() if has_tls and message.startswith(b"GET") else None
+            reader, writer = await asyncio.open_connection("127.0.0.1", listener.getsockname()[1], ssl=client_tls)
+            writer.write(message)
+            await asyncio.wait_for(reader.read(), 5)
+            writer.close()
+            del reader, writer
+            await asyncio.gather(*(connection.task for connection in acceptor.connections))
+            await asyncio.sleep(0.01)  # until asyncio has called back
+            assert not [thing for thing in gc.get_objects() if isinstance(thing, Connection | SSLProtocol)]
+            await acceptor.close(1)
+
+    gc.disable()
+    try:
+        asyncio.run(run())
+    finally:
+        gc.enable()
