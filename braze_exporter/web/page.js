@@ -197,7 +197,8 @@ function poolElement(pool, zone) {
   if (name !== "default") left.append(` (${name})`);
   const reset = resetAt === null ? "" : `${resetAt < now() ? "window ended" : "resets"} at ${formatTime(resetAt, zone, "clock")}`;
   const first = element("p", {}, left, element("span", { class: "muted" }, reset));
-  return element("div", { class: "pool" }, first, rateLimitMeter(pool), muted(`reserve ${formatNumber(reserve)}`, calls));
+  const legend = element("span", { class: "reserve-label" }, `reserve ${formatNumber(reserve)}`);
+  return element("div", { class: "pool" }, first, rateLimitMeter(pool), element("p", { class: "muted" }, legend, element("span", {}, calls)));
 }
 
 function workspaceElement(workspace) {

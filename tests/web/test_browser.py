@@ -51,8 +51,9 @@ return requests() - before;
 # `OVERFLOW_SCRIPT` returns the classes of elements cut off at the right edge of the screen. `SMALL_TARGETS_SCRIPT`
 # returns the texts of targets too low to be hit.
 OVERFLOW_SCRIPT = """
-return [...document.querySelectorAll("main *")].filter((e) => e.getBoundingClientRect().right > innerWidth + 1)
-  .map((e) => e.className);
+const right = (e) => e.getBoundingClientRect().right;
+return [...document.querySelectorAll("main *")].filter((e) => right(e) > innerWidth + 1 || (e.closest(".row") &&
+  !e.closest(".ellipsis *") && right(e) > right(e.closest(".row")) + 1)).map((e) => e.className || e.tagName);
 """
 SMALL_TARGETS_SCRIPT = """
 return [...document.querySelectorAll("main button, main select, input")]
@@ -96,6 +97,7 @@ def test_page_shows_every_workspace_and_query(page: Browser, failing_demo: Progr
     paused = r"Requests paused until (\w{3} )?[\d:]+ \(reserve reached\)\."
     assert re.search(paused, page.text(".workspace:nth-child(2)"))
     assert "401 Unauthorized: API key rejected" in page.text(".workspace:nth-child(3)")
+    assert page.texts(".workspace:nth-child(2) .reserve-label") == ["reserve 50,000"]
     assert len(page.texts(TITLE)) == len(queries(failing_demo)) == 39
     assert page.text("#count") == "39 queries"
     shapes = page.run("return [...document.querySelectorAll('#rows .level')].map((e) => e.classList[1])")
@@ -251,12 +253,15 @@ def test_names_are_shown_as_text(browser: Browser, tmp_path: Path) -> None:
         shortened = browser.run(contents, "#rows .title")
         errors = browser.run(contents, "#rows .last-error")
         elements = browser.run("return document.querySelectorAll('main script, main img').length")
-        wide = browser.run("return document.documentElement.scrollWidth")
+        overflows = []
+        for size in SIZES:
+            browser.inspect(size)
+            overflows += browser.run(OVERFLOW_SCRIPT)
         console_errors = browser.console_errors()
     assert set(whole) == set(NAMES.values())
     assert max(map(len, shortened)) == 201
     assert NAMES["html"] in errors[0]
-    assert (elements, wide <= SIZES["desk"][0], console_errors) == (0, True, [])
+    assert (elements, overflows, console_errors) == (0, [], [])
 
 
 def test_content_security_policy_holds(page: Browser) -> None:
