@@ -175,13 +175,12 @@ def _validate_url(value: object) -> str:
         host, port = parts.hostname or "", parts.port
     except ValueError:
         raise InvalidValueError(not_a_url) from None
-    is_host = _parse_address(host) is not None or _HOST.fullmatch(host) is not None
     is_private = parts.scheme == "https" or is_loopback(host)
     rest = parts.path.strip("/") + parts.query + parts.fragment
     checks = {
         "must not contain a user or password; set api_key_file or api_key_env instead": "@" not in parts.netloc,
         f"must start with https://; {expected}": parts.scheme in {"http", "https"},
-        not_a_url: value.isprintable() and " " not in value and is_host and port != 0,
+        not_a_url: value.isprintable() and " " not in value and _normalize_host(host) and port != 0,
         f"is the SDK endpoint; {expected}": not host.startswith("sdk."),
         f"is the dashboard; {expected}": not host.startswith("dashboard"),
         "must start with https://; http would send the API key unencrypted": is_private,
@@ -190,7 +189,16 @@ def _validate_url(value: object) -> str:
     for problem, is_valid in checks.items():
         if not is_valid:
             raise InvalidValueError(problem)
-    return f"{parts.scheme}://{parts.netloc.lower().removesuffix(':')}"
+    is_default_port = port in {None, {"https": 443, "http": 80}[parts.scheme]}
+    return f"{parts.scheme}://{_normalize_host(host)}{'' if is_default_port else f':{port}'}"
+
+
+def _normalize_host(host: str) -> str:
+    """Return the only form of a host name or an address in URLs, or an empty text if `host` is neither."""
+    address = _parse_address(host)
+    if address is None:
+        return host.removesuffix(".") if _HOST.fullmatch(host) else ""
+    return f"[{address}]" if ":" in host else str(address)
 
 
 def is_loopback(host: str) -> bool:

@@ -96,16 +96,18 @@ def test_every_expectation_has_a_config(room: str) -> None:
         ("https://rest.iad-01.braze.com/", "https://rest.iad-01.braze.com"),
         ("https://rest.iad-01.braze.com:8443//", "https://rest.iad-01.braze.com:8443"),
         ("https://rest.iad-01.braze.com:", "https://rest.iad-01.braze.com"),
+        ("https://rest.iad-01.braze.com:0443", "https://rest.iad-01.braze.com"),
+        ("https://rest.iad-01.braze.com.:8443", "https://rest.iad-01.braze.com:8443"),
         ("https://rest.iad-01.braze.com?", "https://rest.iad-01.braze.com"),
         ("https://rest.new-99.example", "https://rest.new-99.example"),
         ("https://[2001:DB8::1]:8443", "https://[2001:db8::1]:8443"),
         ("http://localhost:8080", "http://localhost:8080"),
         ("http://127.0.0.2:8080/", "http://127.0.0.2:8080"),
-        ("http://[::1]:8080", "http://[::1]:8080"),
+        ("http://[0:0:0:0:0:0:0:1]:80", "http://[::1]"),
     ],
 )
 def test_equivalent_urls_are_normalized(tmp_path: Path, url: str, endpoint: str) -> None:
-    """Equivalent URLs are normalized to the same scheme and host without a trailing path."""
+    """Equivalent URLs are normalized to the same endpoint, because it is a part of the keys of budgets and counters."""
     text = (CONFIG_DIRECTORY / "good" / "shortest.yaml").read_text(encoding="utf-8")
     path = tmp_path / "config.yaml"
     path.write_text(text.replace("https://rest.iad-01.braze.com", f'"{url}"'), encoding="utf-8")
