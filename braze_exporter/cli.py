@@ -186,6 +186,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes stdout at exit
         return fail(f"stdout cannot be written ({error}); redirect it to a file or a program that reads all of it")
     except (MemoryError, OSError, RuntimeError) as error:
+        if getattr(error, "library", None) == "SSL":
+            reason = getattr(error, "reason", None)
+            return fail(f"OpenSSL cannot be used ({reason}); check the file that the variable OPENSSL_CONF names")
         if not isinstance(error, MemoryError) and getattr(error, "errno", str(error)) not in _EXHAUSTED:
             raise
         reason = getattr(error, "strerror", str(error)) or "out of memory"

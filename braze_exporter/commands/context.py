@@ -34,10 +34,15 @@ def open_session(config: Config, environ: Mapping[str, str]) -> requests.Session
         if bundle:
             read_file(bundle)  # because OpenSSL would wait for a writer of a FIFO
         return transport.open_session(connections, bundle, proxies)
+    except ssl.SSLError as error:
+        if error.library == "SSL":  # not an error of the file
+            raise
+        reason = "contains no PEM certificate"
     except OSError as error:
-        reason = "contains no PEM certificate" if isinstance(error, ssl.SSLError) else error.strerror
-        text = f"{shorten(bundle, 200)} cannot be used ({reason}); set a file of CA certificates, or unset the variable"
-        raise ConfigError(variable, [Problem((), text)]) from None
+        reason = error.strerror or "invalid"
+    file = shorten(bundle or "the CA file of certifi", 200)
+    text = f"{file} cannot be used ({reason}); set a file of CA certificates, or unset the variable"
+    raise ConfigError(variable, [Problem((), text)])
 
 
 @contextlib.contextmanager

@@ -46,6 +46,25 @@ def test_variables_of_libraries_are_ignored(tmp_path: Path, command: str, *, exi
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["config.yaml", *["directory"] * exists]
 
 
+@pytest.mark.parametrize("command", ["serve", "discover"])
+def test_openssl_without_ciphers_is_an_error(tmp_path: Path, command: str) -> None:
+    """If the configuration of OpenSSL leaves nothing to use, one line names it instead of the CA file."""
+    (tmp_path / "openssl.cnf").write_text(
+        "openssl_conf = all\n[all]\nproviders = none\n[none]\nnull = on\n[on]\nactivate = 1\n", encoding="utf-8"
+    )
+    web = write_file(tmp_path / "web.yaml", "")
+    config = write_file(tmp_path / "config.yaml", workspace_yaml("https://rest.iad-01.braze.com", "{event: purchase}"))
+    done = run_program(
+        command,
+        f"--config.file={config}",
+        *([f"--web.config.file={web}"] if command == "serve" else []),
+        BRAZE_API_KEY=KEY,
+        OPENSSL_CONF=str(tmp_path / "openssl.cnf"),
+    )
+    text = "OpenSSL cannot be used (LIBRARY_HAS_NO_CIPHERS); check the file that the variable OPENSSL_CONF names"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{text}\n")
+
+
 @pytest.mark.parametrize("command", ["serve", "check"])
 def test_denied_thread_is_an_error(tmp_path: Path, command: str) -> None:
     """If the system starts no further thread, a command exits with 1 and one line."""
