@@ -1,21 +1,19 @@
 """Define the arguments and the help texts of each command."""
 
 import argparse
+import contextlib
 import functools
 import importlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 from braze_exporter import __version__
 from braze_exporter.commands import logs
 from braze_exporter.web.listening import split_address
-
-if TYPE_CHECKING:
-    from braze_exporter.backfill.request import TimeArgument
 
 DEFAULT_ADDRESS = ":27293"
 DEFAULT_TIMEOUT_OFFSET_SECONDS = 0.5
@@ -27,10 +25,15 @@ class _Parser(argparse.ArgumentParser):
     """Reports wrong usage in one line, without the usage text."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # noqa: ANN401
-        """Parse `args` as argparse does, but refuse unknown arguments."""
+        """Parse `args` as argparse does, but refuse unknown arguments and repeated addresses."""
         options, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(_describe_unknown(unknown[0], re.findall(r"--[\w.-]+", self.format_usage())))
+        if "web_addresses" in options:
+            addresses = options.web_addresses = options.web_addresses or [DEFAULT_ADDRESS]
+            for index, address in enumerate(addresses):
+                if split_address(address) in map(split_address, addresses[:index]):
+                    self.error(f"argument --web.listen-address: {address} is given twice; remove one")
         return options, unknown
 
     def error(self, message: str) -> NoReturn:
@@ -80,9 +83,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_log_flags(serve, level="info")
     _add_version(serve)
-    demo_parser = _add_command(commands, "demo", "Serve a simulated Braze and its metrics, without a Braze account.")
-    _add_listen_address(demo_parser)
-    demo_parser.add_argument(
+    demo = _add_command(commands, "demo", "Serve a simulated Braze and its metrics, without a Braze account.")
+    _add_listen_address(demo)
+    demo.add_argument(
         "--braze.listen-address",
         dest="braze_address",
         type=_parse_with(_parse_address),
@@ -90,10 +93,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help="Loopback address on which the simulated Braze listens (default: %(default)s, a free port).",
     )
-    _add_log_flags(demo_parser, level="warn")
-    check = _add_command(
-        commands, "check", "Check the config file, and print the calls per hour and the permissions that it needs."
-    )
+    _add_log_flags(demo, level="warn")
+    text = "Check the config file, and print the calls per hour and the permissions that it needs."
+    check = _add_command(commands, "check", text)
     _add_config(check)
     check.add_argument(
         "--live",
@@ -102,12 +104,11 @@ def build_parser() -> argparse.ArgumentParser:
         "the API keys are used.",
     )
     _add_web_config(check)
-    discover_parser = _add_command(
-        commands, "discover", "Print the config file with an entry for each further item of Braze's lists."
-    )
-    _add_config(discover_parser)
-    discover_parser.add_argument("--snippet", action="store_true", help="Print only the sections of each workspace.")
-    discover_parser.add_argument("--archived", action="store_true", help="Include archived items, commented out.")
+    text = "Print the config file with an entry for each further item of Braze's lists."
+    discover = _add_command(commands, "discover", text)
+    _add_config(discover)
+    discover.add_argument("--snippet", action="store_true", help="Print only the sections of each workspace.")
+    discover.add_argument("--archived", action="store_true", help="Include archived items, commented out.")
     _add_backfill(commands)
     _add_dashboard(commands)
     _add_rules(commands)
@@ -136,19 +137,13 @@ def _add_version(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_config(command: argparse.ArgumentParser) -> None:
+def _add_config(command: argparse.ArgumentParser, default: str | None = "config.yaml") -> None:
     command.add_argument(
         "--config.file",
         dest="config_file",
-        default="config.yaml",
+        default=default,
         metavar="PATH",
-        help="Path to the config file (default: %(default)s).",
-    )
-
-
-def _add_optional_config(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--config.file", dest="config_file", metavar="PATH", help="Path to the config file (default: none)."
+        help=f"Path to the config file (default: {default or 'none'}).",
     )
 
 
@@ -158,7 +153,7 @@ def _add_dashboard(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "dashboard",
         "Print a Grafana dashboard for the config file as JSON. Without --config.file, it is for all kinds.",
     )
-    _add_optional_config(dashboard)
+    _add_config(dashboard, default=None)
     dashboard.add_argument(
         "--view",
         choices=("braze", "exporter"),
@@ -176,13 +171,13 @@ def _add_dashboard(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
     dashboard.add_argument(
         "--uid",
-        type=_parse_with(_parse_uid),
+        type=_require(re.compile("[A-Za-z0-9_-]{1,40}").fullmatch, "must have 1 to 40 letters, digits, - or _"),
         metavar="UID",
         help="The uid, which must differ between dashboards (default: braze or braze-exporter).",
     )
     dashboard.add_argument(
         "--title",
-        type=_parse_with(_parse_not_empty),
+        type=_NOT_EMPTY,
         metavar="TEXT",
         help="The title (default: Braze or Braze exporter).",
     )
@@ -194,23 +189,23 @@ def _add_rules(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "rules",
         "Print the Prometheus alerting rules for the config file. Without --config.file, print only the built-in ones.",
     )
-    _add_optional_config(rules)
+    _add_config(rules, default=None)
     rules.add_argument(
         "--runbook-url",
-        type=_parse_with(_parse_http_url),
+        type=_HTTP_URL,
         metavar="PREFIX",
         help="Start of the URLs in the annotation runbook_url. The anchor of the runbook follows it, so it usually "
         "ends with # or / (default: no annotation).",
     )
     rules.add_argument(
         "--dashboard-url",
-        type=_parse_with(_parse_http_url),
+        type=_HTTP_URL,
         metavar="URL",
         help="URL for the annotation dashboard_url (default: no annotation).",
     )
     rules.add_argument(
         "--job",
-        type=_parse_with(_parse_not_empty),
+        type=_NOT_EMPTY,
         metavar="NAME",
         help="Name of the exporter's job in Prometheus. With it, BrazeExporterDown fires for each target of the job "
         "that is down. Without it, BrazeExporterDown fires if metrics are missing (default: none).",
@@ -226,7 +221,7 @@ def _add_backfill(commands: "argparse._SubParsersAction[_Parser]") -> None:
     _add_config(history)
     history.add_argument(
         "--start",
-        type=_parse_with(_parse_time),
+        type=_parse_late("parse_time"),
         required=True,
         metavar="WHEN",
         help="Start of the first buckets: a date, a time with UTC offset such as 2026-01-31T12:00:00Z, or Unix "
@@ -234,7 +229,7 @@ def _add_backfill(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
     history.add_argument(
         "--end",
-        type=_parse_with(_parse_time),
+        type=_parse_late("parse_time"),
         metavar="WHEN",
         help="Time of the first sample that Prometheus scraped. All backfilled samples are older. Without this flag, "
         "the PromQL query for this time is printed.",
@@ -242,15 +237,14 @@ def _add_backfill(commands: "argparse._SubParsersAction[_Parser]") -> None:
     history.add_argument(
         "--label",
         dest="labels",
-        type=_parse_with(_parse_label),
+        type=_parse_late("parse_label"),
         action="append",
         default=[],
         metavar="NAME=VALUE",
         help="Label that Prometheus adds to the target; job and instance are required. Repeatable.",
     )
-    history.add_argument(
-        "--output", type=Path, required=True, metavar="PATH", help="Path to the OpenMetrics file to write."
-    )
+    text = "Path to the OpenMetrics file to write."
+    history.add_argument("--output", type=Path, required=True, metavar="PATH", help=text)
 
 
 def _parse_with(read: Callable[[str], T]) -> Callable[[str], T]:
@@ -265,22 +259,24 @@ def _parse_with(read: Callable[[str], T]) -> Callable[[str], T]:
     return check
 
 
-class _AddressAction(argparse.Action):
-    """Collects the addresses of a repeatable flag, which replace its default. Refuses an address given twice."""
+def _require(is_valid: Callable[[str], object], problem: str) -> Callable[[str], str]:
+    """Return an argparse type for texts, which reports `problem` without the text if it is not valid."""
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,  # noqa: ARG002 - the signature of argparse
-        namespace: argparse.Namespace,
-        values: Any,  # noqa: ANN401 - the signature of argparse
-        option_string: str | None = None,  # noqa: ARG002 - the signature of argparse
-    ) -> None:
-        """Add the address in `values`."""
-        current = getattr(namespace, self.dest)
-        addresses = [] if current is self.default else current
-        if split_address(values) in map(split_address, addresses):
-            raise argparse.ArgumentError(self, f"{values} is given twice; remove one")
-        setattr(namespace, self.dest, [*addresses, values])
+    def check(text: str) -> str:
+        if not is_valid(text):
+            raise argparse.ArgumentTypeError(problem)
+        return text
+
+    return check
+
+
+def _parse_late(name: str) -> Callable[[str], object]:
+    """Return an argparse type that calls the function `name` of the backfill. Only then is the module imported."""
+
+    def read(text: str) -> object:
+        return getattr(importlib.import_module("braze_exporter.backfill.request"), name)(text)
+
+    return _parse_with(read)
 
 
 def _add_listen_address(command: argparse.ArgumentParser) -> None:
@@ -288,8 +284,7 @@ def _add_listen_address(command: argparse.ArgumentParser) -> None:
         "--web.listen-address",
         dest="web_addresses",
         type=_parse_with(_parse_address),
-        action=_AddressAction,
-        default=[DEFAULT_ADDRESS],
+        action="append",
         metavar="HOST:PORT",
         help="Address on which to expose metrics and web interface; without a host, on all interfaces (default: "
         f"{DEFAULT_ADDRESS}). Repeatable for multiple addresses.",
@@ -332,48 +327,23 @@ def _parse_address(text: str) -> str:
 
 def _parse_seconds(text: str) -> float:
     """Return a number of seconds. Raises `ValueError` if `text` is not one, or if it is negative or infinite."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise ValueError(f"{text} is not a number of seconds, such as 0.5")
-    return seconds
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) < math.inf:
+            return float(text)
+    raise ValueError(f"{text} is not a number of seconds, such as 0.5")
 
 
-def _parse_http_url(text: str) -> str:
-    """Return `text` unchanged. Raises `ValueError`, without `text`, if it is not a URL with http or https."""
+def _is_http_url(text: str) -> bool:
+    """Return whether `text` is a URL with http or https, without a password."""
     try:
         url = urlsplit(text)
-        is_valid = url.scheme in {"http", "https"} and bool(url.hostname) and "@" not in url.netloc
     except ValueError:
-        is_valid = False
-    if not is_valid or not text.isprintable() or " " in text:
-        raise ValueError("must be an http or https URL without a password, such as https://grafana.example.com/d/braze")
-    return text
+        return False
+    is_valid = url.scheme in {"http", "https"} and bool(url.hostname) and "@" not in url.netloc
+    return is_valid and text.isprintable() and " " not in text
 
 
-def _parse_not_empty(text: str) -> str:
-    """Return `text` unchanged. Raises `ValueError` if it is empty."""
-    if not text:
-        raise ValueError("must not be empty")
-    return text
-
-
-def _parse_uid(text: str) -> str:
-    """Return `text` unchanged. Raises `ValueError` if Grafana would refuse it as a uid."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", text):
-        raise ValueError("must have 1 to 40 letters, digits, - or _")
-    return text
-
-
-def _parse_time(text: str) -> "TimeArgument":
-    from braze_exporter.backfill.request import parse_time
-
-    return parse_time(text)
-
-
-def _parse_label(text: str) -> tuple[str, str]:
-    from braze_exporter.backfill.request import parse_label
-
-    return parse_label(text)
+_HTTP_URL = _require(
+    _is_http_url, "must be an http or https URL without a password, such as https://grafana.example.com/d/braze"
+)
+_NOT_EMPTY = _require(bool, "must not be empty")
