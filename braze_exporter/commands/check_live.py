@@ -95,12 +95,8 @@ def _wait_for_queries(exporter: Exporter, count: int, err: TextIO) -> None:
     fetched = exporter.refresh()
     while not wait([fetched], 1.0).done:
         if err.isatty():
-            print(
-                f"\r{sum(query_state.has_result for query_state in exporter.query_states):,} of {count:,}",
-                end="",
-                file=err,
-                flush=True,
-            )
+            done_count = sum(query_state.has_result for query_state in exporter.query_states)
+            print(f"\r{done_count:,} of {count:,}", end="", file=err, flush=True)
     if err.isatty():
         print("\r", end="", file=err, flush=True)
 
