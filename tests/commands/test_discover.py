@@ -28,6 +28,8 @@ from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory, Segment
 from braze_exporter.simulator.server import Server
 
+ROOT = Path(__file__).parents[2]
+EXAMPLES = [ROOT / "config.example.yaml", *sorted((ROOT / "tests/config/good").glob("*.yaml"))]
 INVENTORY = Inventory(
     segments=(
         Segment(VIP, "Very important", tags=("loyalty", None)),
@@ -332,6 +334,18 @@ def test_quoted_scalar_reads_as_same_text(text: str) -> None:
     assert len(written.splitlines()) == 1
     assert yaml.safe_load(f"- {written}  # {text.splitlines()[:0]}") == [text]
     assert yaml.safe_load(f"a: {{b: {written}}}") == {"a": {"b": text}}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_config_is_kept(path: Path) -> None:
+    """Without items in the lists, the output has the same plan and settings as the config, whatever its form."""
+    config = load_config(path.read_text(encoding="utf-8"), "config.yaml")
+    lists = dict.fromkeys(LIST_ENDPOINTS, ListResult())
+    discovered = Discovery(config, dict.fromkeys((workspace.spec.name for workspace in config.workspaces), lists))
+    printed = load_config("\n".join(config_rendering.render_config(config, discovered)), "printed.yaml")
+    assert build_plan(printed) == build_plan(config)
+    assert printed.settings == config.settings
+    assert [workspace.spec for workspace in printed.workspaces] == [workspace.spec for workspace in config.workspaces]
 
 
 ids = st.uuids().map(str)
