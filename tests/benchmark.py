@@ -1,4 +1,4 @@
-"""Measure the performance figures of the README, as ratios within one run: `python tests/benchmark.py`.
+"""Measure the performance figures of docs/architecture.md, as ratios within one run: `python tests/benchmark.py`.
 
 A simulated Braze, the exporter and the scraper run as separate processes and communicate over loopback. The exit code
 is 1 if a limit is exceeded.

@@ -83,10 +83,10 @@ def documents() -> list[Path]:
     return sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob(".github/**/*.md"), *CHART.glob("*.md")])
 
 
-def code_blocks(language: str) -> list[str]:
-    """Return the code blocks of all documents in a language."""
+def code_blocks(language: str, paths: Iterable[Path] = ()) -> list[str]:
+    """Return the code blocks in a language, of some documents or of all."""
     pattern = re.compile(rf"^( *)```{language}\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
-    texts = [path.read_text(encoding="utf-8") for path in documents()]
+    texts = [path.read_text(encoding="utf-8") for path in paths or documents()]
     return [textwrap.dedent(block) for text in texts for _, block in pattern.findall(text)]
 
 

@@ -1,4 +1,4 @@
-"""Graphs of the demo for the README, drawn by Prometheus from the exporter's pages over some simulated days.
+"""Graphs of the demo for the documents, drawn by Prometheus from the exporter's pages over some simulated days.
 
 In these days an iOS release renames the event `app_opened`. A large campaign of the company uses most of the rate
 limit of an hour.

@@ -1,4 +1,4 @@
-"""Takes the screenshots of the README: `python tests/pictures.py [DIRECTORY]`. This takes some minutes.
+"""Takes the screenshots of the documents: `python tests/pictures.py [DIRECTORY]`. This takes some minutes.
 
 They show the status page, light and dark: of the demo, and of an exporter with many kinds of failures, see `scene`.
 Others show graphs drawn by Prometheus, see `graphs`.
@@ -24,7 +24,7 @@ from braze_exporter.simulator.server import serve
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs/images"
-# The maximum size of a screenshot, so that the repository and the README stay small.
+# The maximum size of a screenshot, so that the repository stays small.
 MAX_BYTES = 150_000
 _OPEN_FIRST_QUERY_SCRIPT = "document.querySelector('#rows .name').click()"
 # The rectangle from the top of the screen to below an element, or to the end of the screen.

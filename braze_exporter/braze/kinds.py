@@ -1,6 +1,6 @@
 """The endpoint table: every kind of series that Braze offers.
 
-Metric names and help, config sections, the plan, the client's requests, dashboards, rules and the README's metric table
+Metric names and help, config sections, the plan, the client's requests, dashboards, rules and the metric reference
 derive from `KINDS`.
 """
 

@@ -16,7 +16,7 @@ from braze_exporter.scheduler.plan import MAX_MISSED_REFRESHES
 
 # The lowest `max_result_age`, for short refresh intervals.
 _MIN_RESULT_AGE_SECONDS = 600.0
-# The README heading for each type of alert.
+# The heading in docs/runbooks.md for each type of alert.
 RUNBOOK_HEADINGS = {
     "Silent": "Silent",
     "NoData": "No data",

@@ -27,7 +27,7 @@ class Rule:
     `wait` is `for`, in seconds. `keep_firing_for` is in seconds too, or None if the rule has none. `summary` and
     `description` are Prometheus templates, in which names from the config come from labels only. `severity` and
     `labels` are plain text. `labels` repeat those of the series, because promtool rejects two rules with the same name
-    and labels. `runbook` is the heading in the README, if it differs from the name.
+    and labels. `runbook` is the heading in docs/runbooks.md, if it differs from the name.
     """
 
     alert: str
