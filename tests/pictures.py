@@ -92,7 +92,8 @@ def _count_states(program: Program) -> tuple[float | None, float | None]:
 def names() -> list[str]:
     """Return the names of all screenshots."""
     pages = [f"{name}-{light}.png" for name in ("demo", "failures", "phone") for light in ("light", "dark")]
-    return [*pages, *(f"{name}.png" for name in graphs.GRAPHS)]
+    # `tests/grafana/check_rendering.py` takes those of the dashboards.
+    return [*pages, *(f"{name}.png" for name in (*graphs.GRAPHS, "dashboard-braze", "dashboard-exporter"))]
 
 
 def _take_picture(  # noqa: PLR0917 - calls read well in this order

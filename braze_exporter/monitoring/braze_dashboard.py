@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
 
-from braze_exporter.braze.kinds import KINDS, Unit
+from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.metric_group import MetricGroup
 from braze_exporter.braze.query import QUERY_LABELS
 from braze_exporter.metrics.self_families import QUERIES
@@ -72,7 +72,7 @@ class BrazeDashboard:
 
     @property
     def _workspace(self) -> list[Column]:
-        return [Column("workspace", "Workspace", width=110)] if self.has_workspaces else []
+        return [Column("workspace", "Workspace", width=100)] if self.has_workspaces else []
 
     @property
     def _hidden(self) -> list[str]:
@@ -86,14 +86,14 @@ class BrazeDashboard:
         firing = f'ALERTS{{alertstate="firing", {selected}}}'
         expr = f"time() - ALERTS_FOR_STATE{{{selected}}} and ignoring (alertstate) {firing}"
         names = [label for label in QUERY_LABELS if label not in {"workspace", "kind", "unit"}]
-        joined = ", ".join(f'"{label}"' for label in ("subject", *names, "pool", "list"))
+        joined = ", ".join(f'"{label}"' for label in ("subject", *names, "pool", "list", "instance"))
         expr = f'label_replace(label_join({expr}, "subject", " ", {joined}), "subject", "$1", "subject", " *(.*?) *")'
         columns = [
             Column("alertname", "Alert"),
             Column("subject", "Subject"),
             *self._workspace,
-            Column("severity", "Severity", _SEVERITY, width=85),
-            Column("A", "For", numbers("s", decimals=None), width=95),
+            Column("severity", "Severity", _SEVERITY, width=75),
+            Column("A", "For", numbers("s", decimals=None), width=75),
         ]
         return table(
             "Firing alerts",
@@ -109,11 +109,15 @@ class BrazeDashboard:
         )
 
     def _totals(self) -> Json:
-        """Return the table with a row for each kind."""
-        first = {group.kind: group for group in reversed(self.groups)}
-        groups = [first[kind] for kind in KINDS if kind in first]
-        counted = [group for group in groups if group.metric_group.is_additive]
-        active = [group for group in groups if not group.metric_group.is_additive and not group.metric_group.labels]
+        """Return the table with a row for each kind. A kind without a total has the sum of its parts."""
+        counted, kinds_with_total = [], set()
+        for group in counted_groups(self.groups):
+            if self.is_collapsed or not (group.filters and group.kind in kinds_with_total):
+                counted.append(group)
+                kinds_with_total.add(group.kind)
+        active = [
+            group for group in self.groups if not group.metric_group.is_additive and not group.metric_group.labels
+        ]
 
         def sums(days: int) -> list[str]:
             return [with_kind(f"sum by (workspace) ({group.increase(days)})", group.kind) for group in counted]
@@ -121,15 +125,13 @@ class BrazeDashboard:
         def ratios(days: int) -> list[str]:
             return [with_kind(group.change(days, by="workspace"), group.kind) for group in counted]
 
+        current = {group.kind: group.gauge("settled", is_current=True) for group in active}
+        week_before = {group.kind: group.gauge("settled", at="offset 7d") for group in active}
+        users = [with_kind(settled, kind) for kind, settled in current.items()]
+        user_ratios = [with_kind(f"{current[kind]} / {before}", kind) for kind, before in week_before.items()]
         # Kinds without a value are shown as unknown.
-        queries = [(select(QUERIES, f'kind="{group.kind.section}"'), group.kind) for group in [*counted, *active]]
-        unknown = [with_kind(f"max by (workspace) ({expr}) * NaN", kind) for expr, kind in queries]
-        current = {group: group.gauge("settled", is_current=True) for group in active}
-        days = [with_kind(settled, group.kind) for group, settled in current.items()]
-        days_before = [
-            with_kind(f"{settled} / {group.gauge('settled', at='offset 7d')}", group.kind)
-            for group, settled in current.items()
-        ]
+        queries = {group.kind: select(QUERIES, f'kind="{group.kind.section}"') for group in (*counted, *active)}
+        unknown = [with_kind(f"max by (workspace) ({expr}) * NaN", kind) for kind, expr in queries.items()]
         columns = [
             Column("kind", "Kind"),
             *self._workspace,
@@ -143,7 +145,7 @@ class BrazeDashboard:
             "Totals of the selected series, late arrivals included, and their ratios to the same 24 hours a week "
             "before and to the 7 days before. Active users are those of the newest settled day. Stale queries are "
             f"left out. {_LEGEND_OF_RATIOS}",
-            [union([*sums(1), *days, *unknown]), union([*ratios(1), *days_before]), union(sums(7)), union(ratios(7))],
+            [union([*sums(1), *users, *unknown]), union([*ratios(1), *user_ratios]), union(sums(7)), union(ratios(7))],
             columns,
             hidden=self._hidden,
             width=14,
@@ -163,12 +165,12 @@ class BrazeDashboard:
             )
         )
         columns = [
-            Column("kind", "Kind", width=150),
+            Column("kind", "Kind", width=130),
             Column("subject", "Subject"),
-            Column("braze_app", "App", width=90),
+            Column("braze_app", "App", width=75),
             *self._workspace,
-            Column("B", "24 hours", _COUNT, width=95),
-            Column("A", "vs a week before", _RATIO_BAR, is_bar=True, width=200),
+            Column("B", "24 hours", _COUNT, width=80),
+            Column("A", "vs a week before", _RATIO_BAR, is_bar=True, width=160),
         ]
         labels = {label for group in counted for label in group.labels} - {"workspace", "braze_app"}
         for title, expr, is_descending in (
@@ -326,7 +328,10 @@ def _unit_chart(
 ) -> Json:
     """Return a chart of hours over the time range of the dashboard, or one of days over 28 days."""
     span = {"interval": "5m"} if unit is Unit.HOUR else {"interval": "1h", "time_from": "28d"}
-    return chart(title, description, targets, unit=unit_of_values, **{"style": "steps", **span, **options})
+    decimals = None if unit_of_values == "percentunit" else 0
+    return chart(
+        title, description, targets, unit=unit_of_values, **{"style": "steps", "decimals": decimals, **span, **options}
+    )
 
 
 def _largest(group: SeriesGroup, metric_group: MetricGroup | None = None) -> str:

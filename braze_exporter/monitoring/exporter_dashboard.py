@@ -132,14 +132,14 @@ def _tiles() -> Iterator[Json]:
         _LIMIT_LEFT,
     )
     yield stat(
-        "Unlisted or skipped",
+        "List problems",
         "Names and ids of the config that Braze does not list, and items that selectors match and that have no query.",
         f"sum({_latest(metrics.QUERY_UNLISTED)} or {_latest(metrics.DISCOVERY_SKIPPED)}) "
         f"or 0 * count({select(metrics.QUERIES)})",
         numbers(thresholds=steps("green", (1, "orange"))),
     )
     yield stat(
-        "Config and state file",
+        "Config, state",
         "Whether the last reload of the config and all writes of the state file in the last 15 minutes succeeded.",
         f"max(({metrics.RELOAD_SUCCESSFUL.name} == bool 0) or "
         f"(increase({metrics.STATE_WRITE_FAILURES.name}[15m]) > bool 0 and {metrics.RELOAD_SUCCESSFUL.name}))",

@@ -170,7 +170,7 @@ def table(
         map(Target, exprs),
         kind="table",
         size=(width, height),
-        field=numbers(unknown="-") | {"noValue": no_value, "custom": {"align": "auto", "filterable": False}},
+        field=numbers(unknown="-") | {"noValue": no_value, "custom": {"align": "auto", "minWidth": 60}},
         options={"cellHeight": "sm", "sortBy": [{"displayName": sort[0], "desc": sort[1]}] if sort else []},
         overrides=[_column_override(column) for column in columns],
         format="table",
