@@ -154,7 +154,7 @@ class _Run:
         """Make one scrape of all due queries."""
         self.exporter.refresh().result()
         self.exporter.save().result()
-        self.page = self.exporter.render(openmetrics=True)
+        self.page_bytes = len(self.exporter.render(openmetrics=True))
 
     def bare_calls(self, number: int, path: str) -> None:
         """Make `number` calls in as many threads as there are connections, and parse their JSON."""
@@ -201,7 +201,7 @@ def _campaigns(port: int, number: int, days: int) -> dict[str, float]:
         for _ in range(0, days, 5):
             run.advance(5 * DAY, is_changed=True)
             run.refresh()
-        result["memory"], result["page"] = _resident(), len(run.page) / 1e6
+        result["memory"], result["page"] = _resident(), run.page_bytes / 1e6
         run.exporter.close()
     return result
 

@@ -63,19 +63,23 @@ class Collector:
         self._changed_responses: set[QueryState] = set()
         self._revision = (-1, -1)
         self._valid_until = float("-inf")
-        self._bodies: dict[bool, bytes] = {}
+        self._sections: Sequence[tuple[Family, Sequence[bytes]]] = ()
         scheduler.add_listener(self)
 
     def render(self, *, openmetrics: bool) -> bytes:
         """Return all metrics in the text format 0.0.4, or in OpenMetrics 1.0.0. Writes no file."""
-        return self._render_queries(openmetrics=openmetrics) + self._self_metrics.render(openmetrics=openmetrics)
+        parts = []
+        for family, lines in self._update_sections():
+            parts.append(format_header(family, openmetrics=openmetrics).encode())
+            parts += lines
+        return b"".join([*parts, self._self_metrics.render(openmetrics=openmetrics)])
 
-    def _render_queries(self, *, openmetrics: bool) -> bytes:
-        """Return the metrics that depend on query results, rendered again only if something changed."""
+    def _update_sections(self) -> Sequence[tuple[Family, Sequence[bytes]]]:
+        """Return the lines of each family that depends on query results, updated only if something changed."""
         with self._lock:
             now = self._monotonic()
             revision = (self._scheduler.revision, self._counters.revision)
-            if self._revision != revision or now >= self._valid_until:
+            if not self._sections or self._revision != revision or now >= self._valid_until:
                 self._revision = revision
                 for row in self._rows.values():
                     row.update_age(now)
@@ -83,15 +87,8 @@ class Collector:
                     (expiry_time(row.query_state) for row in self._rows.values() if not row.is_stale),
                     default=float("inf"),
                 )
-                self._bodies = {}
-            if openmetrics not in self._bodies:
-                self._bodies[openmetrics] = b"".join(
-                    part
-                    for family, lines in self._render_families(now)
-                    if any(lines)
-                    for part in (format_header(family, openmetrics=openmetrics).encode(), *lines)
-                )
-            return self._bodies[openmetrics]
+                self._sections = [(family, lines) for family, lines in self._render_families(now) if any(lines)]
+            return self._sections
 
     def views(self) -> list[SeriesView]:
         """Return the exported values of each series, in the order of the plan. Starts no fetch."""
@@ -149,6 +146,7 @@ class Collector:
             if query_state in self._counter_sources:
                 self._record_in_counters(query_state.query, response)
         with self._lock:
+            self._sections = ()  # which would keep the lines of all rows that are about to change
             row = self._rows[query_state.query.identity]
             if response is not None:
                 self._add_to_baselines(row, response, is_history=query_state.is_history)
