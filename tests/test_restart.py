@@ -322,7 +322,7 @@ def test_damaged_rows_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixt
         with world.start(events) as exporter:
             before = settle(exporter)
         with contextlib.closing(sqlite3.connect(world.path)) as connection, connection:
-            connection.execute("UPDATE responses SET buckets = 'x' WHERE query = 1")
+            connection.execute("UPDATE responses SET buckets = 'x' WHERE query = (SELECT min(id) FROM queries)")
             connection.execute("UPDATE list_items SET items = '[[1]]'")
         with world.start(events) as exporter:
             page = exporter.page()
@@ -516,7 +516,7 @@ def test_failed_write_is_made_up_for(tmp_path: Path) -> None:
 
 
 def test_unwritten_changes_of_removed_query_are_dropped(tmp_path: Path) -> None:
-    """A query that a reload removes before its first write leaves no rows, and comes back as a new one."""
+    """A query that a reload removes before its first write leaves no rows. It comes back as a new one and is saved."""
     both = "{event: purchase, baseline: {weeks: 1}}\n{event: signup, baseline: {weeks: 1}}"
     with restarts(tmp_path) as world:
         with world.start(both) as exporter:
@@ -532,6 +532,13 @@ def test_unwritten_changes_of_removed_query_are_dropped(tmp_path: Path) -> None:
             assert len(exporter.page().values(LATEST)) == 1
             world.clock.advance(1)  # the budget of the first refresh is spent
             assert len(exporter.scrape().values(LATEST)) == 2
+            for events in ("{event: purchase}", both):
+                exporter.apply_config(events)
+                exporter.page()
+            world.clock.advance(HOUR)
+            assert len(exporter.scrape().values(LATEST)) == 2
+        with world.start(both) as exporter:
+            assert len(exporter.page().values(LATEST)) == 2
 
 
 def test_names_of_variations_are_kept(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 Times in the state file are in seconds since the epoch, since a monotonic clock starts again with the machine.
 """
 
+import hashlib
 import json
 import math
 import struct
 import zlib
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.metric_group import MetricGroup
@@ -24,13 +25,13 @@ DECODE_ERRORS = (ValueError, TypeError, LookupError, OverflowError, struct.error
 _COMPRESSION_LEVEL = 1
 
 
-def saved_key(query: Query) -> str:
-    """Return the key of a query in the state file."""
-    return json.dumps(query.identity)
+def saved_key(query: Query) -> tuple[int, str]:
+    """Return the key of a query in the state file: the id of its rows, which is a digest, and its identity as JSON."""
+    identity = json.dumps(query.identity)
+    return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], signed=True), identity
 
 
-@dataclass(frozen=True, slots=True)
-class SavedTimes:
+class SavedTimes(NamedTuple):
     """The times, the error and the next request of a query, as the state file keeps them.
 
     The fields are the columns of the table `queries` after its key.
@@ -47,11 +48,6 @@ class SavedTimes:
     received_at: float | None
     latest_start: int | None
     settled_start: int | None
-
-    @property
-    def row(self) -> tuple[object, ...]:
-        """The values of the columns."""
-        return tuple(getattr(self, name) for name in self.__slots__)
 
 
 def save_times(

@@ -56,12 +56,12 @@ class _StoredQuery(NamedTuple):
 
 @dataclass(slots=True)
 class _Changes:
-    """What has changed since the last write: times by query, and the values of the changed periods of baselines."""
+    """What has changed since the last write, by the id of the query: rows, series, and changed periods of baselines."""
 
-    times: dict[str, SavedTimes] = field(default_factory=dict)
-    series: dict[str, tuple[tuple[SeriesHead, ...], tuple[Series, ...]]] = field(default_factory=dict)
-    baselines: dict[tuple[str, int], BaselineValues] = field(default_factory=dict)
-    removed: list[str] = field(default_factory=list)
+    rows: dict[int, Sequence[object]] = field(default_factory=dict)
+    series: dict[int, tuple[tuple[SeriesHead, ...], tuple[Series, ...]]] = field(default_factory=dict)
+    baselines: dict[tuple[int, int], BaselineValues] = field(default_factory=dict)
+    removed: set[int] = field(default_factory=set)
 
 
 class SavedQueries:
@@ -80,21 +80,20 @@ class SavedQueries:
         baselines: defaultdict[int, list[bytes]] = defaultdict(list)
         for query_id, _, data in state_file.read_table("baselines"):
             baselines[query_id].append(data)
-        self._ids: dict[str, int] = {}
-        self._stored: dict[str, _StoredQuery] = {}
-        self._restored: dict[QueryState, RestoredSeries] = {}
-        for query_id, key, *columns in state_file.read_table("queries"):
-            self._ids[key] = query_id
-            self._stored[key] = _StoredQuery(
+        self._stored = {
+            query_id: _StoredQuery(
                 SavedTimes(*columns), heads.get(query_id), buckets.get(query_id), baselines[query_id]
             )
-        self._next_id = max(self._ids.values(), default=0) + 1
+            for query_id, _, *columns in state_file.read_table("queries")
+        }
+        self._ids: set[int] = {*self._stored, *baselines}  # of the queries that have rows
+        self._restored: dict[QueryState, RestoredSeries] = {}
         self._changes = _Changes()
         self._heads_hashes: dict[int, int] = {}
 
     def restore(self, query: Query) -> QueryState | None:
         """Return the state of a query that is added to the plan, or None if the state file does not have it."""
-        stored = self._stored.pop(saved_key(query), None)
+        stored = self._stored.pop(saved_key(query)[0], None)
         if stored is None:
             return None
         try:
@@ -118,13 +117,15 @@ class SavedQueries:
         """Drop all queries but these, also those that were not restored."""
         with self._lock:
             self._stored.clear()
-            kept = set(map(saved_key, queries))
-            removed = {*self._ids, *self._changes.times, *(key for key, _ in self._changes.baselines)} - kept
-            self._changes.baselines = {key: values for key, values in self._changes.baselines.items() if key[0] in kept}
-            for key in removed:
-                self._changes.times.pop(key, None)
-                self._changes.series.pop(key, None)
-            self._changes.removed += removed
+            removed = self._ids - {saved_key(query)[0] for query in queries}
+            self._ids -= removed
+            for query_id in removed:
+                self._changes.rows.pop(query_id, None)
+                self._changes.series.pop(query_id, None)
+            self._changes.baselines = {
+                key: values for key, values in self._changes.baselines.items() if key[0] not in removed
+            }
+            self._changes.removed |= removed
 
     def record_query(
         self, query_state: QueryState, starts: tuple[int | None, int | None], heads: tuple[SeriesHead, ...] | None
@@ -137,14 +138,17 @@ class SavedQueries:
         times = save_times(query_state, starts, self._wall(), self._monotonic())
         key, response = saved_key(query_state.query), query_state.response
         with self._lock:
-            self._changes.times[key] = times
+            self._ids.add(key[0])
+            self._changes.rows[key[0]] = (*key, *times)
             if response is not None and heads is not None:
-                self._changes.series[key] = (heads, response.series)
+                self._changes.series[key[0]] = (heads, response.series)
 
     def record_baselines(self, query: Query, periods: Mapping[int, BaselineValues]) -> None:
         """Save the values of the baselines of a query in `periods`."""
+        query_id, _ = saved_key(query)
         with self._lock:
-            self._changes.baselines |= {(saved_key(query), period): values for period, values in periods.items()}
+            self._ids.add(query_id)
+            self._changes.baselines |= {(query_id, period): values for period, values in periods.items()}
 
     @property
     def has_changes(self) -> bool:
@@ -153,29 +157,16 @@ class SavedQueries:
 
     def take_changes(self) -> TableChanges:
         """Return the rows of the queries that have changed since the last call."""
-        rows: TableChanges = {}
         with self._lock:
             changes, self._changes = self._changes, _Changes()
-            for key in changes.removed:
-                removed_id = self._ids.pop(key, None)
-                if removed_id is not None:
-                    self._heads_hashes.pop(removed_id, None)
-                    rows |= {(table, (removed_id,)): None for table in _TABLES}
-            for key in changes.times.keys() - self._ids.keys():
-                self._ids[key], self._next_id = self._next_id, self._next_id + 1
-            # A new query gets its id when its first fetch ends. Its baselines wait for that.
-            self._changes.baselines = {
-                (key, period): values for (key, period), values in changes.baselines.items() if key not in self._ids
-            }
-            ids = dict(self._ids)
-        for key, times in changes.times.items():
-            rows["queries", (ids[key],)] = (ids[key], key, *times.row)
-        for key, (heads, series) in changes.series.items():
-            rows |= self._series_rows(ids[key], heads, series)
-        for (key, period), values in changes.baselines.items():
-            if key in ids:
-                row_key = (ids[key], period)
-                rows["baselines", row_key] = (*row_key, encode_baselines(values)) if values else None
+        for query_id in changes.removed:
+            self._heads_hashes.pop(query_id, None)
+        rows: TableChanges = {(table, (query_id,)): None for table in _TABLES for query_id in changes.removed}
+        rows |= {("queries", (query_id,)): row for query_id, row in changes.rows.items()}
+        for query_id, (heads, series) in changes.series.items():
+            rows |= self._series_rows(query_id, heads, series)
+        for key, values in changes.baselines.items():
+            rows["baselines", key] = (*key, encode_baselines(values)) if values else None
         return rows
 
     def _series_rows(self, query_id: int, heads: tuple[SeriesHead, ...], series: tuple[Series, ...]) -> TableChanges:

@@ -50,8 +50,8 @@ TABLES = (
     """
     CREATE TABLE queries (
         -- When each query is fetched next, and the times of its last response.
-        id INTEGER PRIMARY KEY,
-        key TEXT NOT NULL UNIQUE,    -- JSON list: the identity of the query, url, time zone
+        id INTEGER PRIMARY KEY,      -- digest of the key
+        key TEXT NOT NULL,           -- JSON list: the identity of the query
         added_at REAL NOT NULL,      -- when the query was added to the plan
         fetched_at REAL NOT NULL,    -- when the last fetch ended
         next_at REAL NOT NULL,       -- when the query is fetched next
