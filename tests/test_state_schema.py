@@ -272,6 +272,7 @@ def test_names_are_kept(tmp_path: Path) -> None:
         "INSERT INTO names VALUES ('production', 'url', 'campaigns', 'id', x'ff00')",
         "INSERT INTO counters VALUES ('[\"a\"]', 'week', 0, '')",
         "INSERT INTO counter_buckets VALUES ('[\"a\"]', x'00')",
+        "INSERT INTO budgets VALUES ('url', 'digest', 'default', 'much', 0, NULL, NULL, 0, NULL, NULL, NULL)",
     ],
 )
 def test_file_with_unreadable_content_is_moved_aside_by_serve(tmp_path: Path, statement: str) -> None:

@@ -5,22 +5,29 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.state.counter_state import CounterKey, CounterState, NameKey, Row
 from braze_exporter.state.errors import DamagedError, StateFileError
-from braze_exporter.state.tables import SALT_PROPERTY, BudgetRecords, BudgetRow, HoldRow, TableChanges, select_rows
+from braze_exporter.state.tables import (
+    SALT_PROPERTY,
+    BudgetRecords,
+    BudgetRow,
+    HoldRow,
+    TableChanges,
+    select_rows,
+    select_typed_rows,
+)
 
 
 def read_counters(connection: sqlite3.Connection) -> dict[CounterKey, CounterState]:
     """Return all counter states. Raises `StateFileError` if one cannot be read."""
     with _reading():
         states = {
-            tuple(json.loads(key)): CounterState(Unit(unit), float(requested_at), str(zone))
-            for key, unit, requested_at, zone in select_rows(connection, "counters")
+            tuple(json.loads(key)): CounterState(Unit(unit), requested_at, zone)
+            for key, unit, requested_at, zone in select_typed_rows(connection, "counters")
         }
-        for key, packed in select_rows(connection, "counter_buckets"):
+        for key, packed in select_typed_rows(connection, "counter_buckets"):
             states[tuple(json.loads(key))].unpack_counters(zlib.decompress(packed))
         return states
 
@@ -42,12 +49,8 @@ def counter_changes(
 def read_names(connection: sqlite3.Connection) -> dict[NameKey, str]:
     """Return the last known names. Raises `StateFileError` if they cannot be read."""
     with _reading():
-        names = {}
-        for workspace, url, kind, item_id, name in select_rows(connection, "names"):
-            if not isinstance(name, str):
-                raise TypeError("a name is not text")
-            names[workspace, url, kind, item_id] = name
-        return names
+        rows = select_typed_rows(connection, "names")
+        return {(workspace, url, kind, item_id): name for workspace, url, kind, item_id, name in rows}
 
 
 @contextlib.contextmanager
@@ -63,28 +66,10 @@ def _reading() -> Iterator[None]:
 def read_budgets(connection: sqlite3.Connection) -> BudgetRecords | None:
     """Return the budgets and holds, or None if there are none. Raises `StateFileError` if one cannot be read."""
     with _reading():
-        key_digests = {
-            (str(workspace), str(url)): str(digest)
-            for workspace, url, digest in select_rows(connection, "workspace_keys")
-        }
-        budgets = [
-            BudgetRow(
-                url,
-                digest,
-                pool,
-                float(balance),
-                float(at),
-                _to_float(until),
-                reason,
-                int(count),
-                *map(_to_float, told),
-            )
-            for url, digest, pool, balance, at, until, reason, count, *told in select_rows(connection, "budgets")
-        ]
-        holds = [
-            HoldRow(url, digest, path, verdict, _to_float(until), error)
-            for url, digest, path, verdict, until, error in select_rows(connection, "holds")
-        ]
+        digests = select_typed_rows(connection, "workspace_keys")
+        key_digests = {(workspace, url): digest for workspace, url, digest in digests}
+        budgets = [BudgetRow(*row) for row in select_typed_rows(connection, "budgets")]
+        holds = [HoldRow(*row) for row in select_typed_rows(connection, "holds")]
         salt = dict(select_rows(connection, "file_properties")).get(SALT_PROPERTY)
     return BudgetRecords(str(salt), key_digests, budgets, holds) if salt is not None else None
 
@@ -96,10 +81,6 @@ def budget_changes(records: BudgetRecords) -> TableChanges:
     rows |= {("workspace_keys", key): (*key, digest) for key, digest in records.key_digests.items()}
     rows |= {("budgets", row[:3]): row for row in records.budgets}
     return rows | {("holds", row[:3]): row for row in records.holds}
-
-
-def _to_float(value: Any) -> float | None:  # noqa: ANN401 - a value of SQLite
-    return None if value is None else float(value)
 
 
 def is_damage(error: sqlite3.DatabaseError) -> bool:

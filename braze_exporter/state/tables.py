@@ -3,10 +3,10 @@
 import contextlib
 import functools
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # The number of values per statement. Larger statements are faster, since the thread waits for the GIL after each one.
 # Older SQLite versions accept at most 999 values.
@@ -212,19 +212,29 @@ TableChanges = dict[tuple[str, tuple[object, ...]], Sequence[object] | None]
 
 
 @functools.cache
-def columns() -> Mapping[str, Sequence[str]]:
-    """Return the columns of each table. A file of a later version may have further ones."""
+def columns() -> Mapping[str, Mapping[str, type]]:
+    """Return the columns of each table, with the type of their values. A file of a later version may have more."""
+    types = {"TEXT": str, "REAL": float, "INTEGER": int, "BLOB": bytes, "": object}
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         for statement in TABLES:
             connection.execute(statement)
         tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-        select = "SELECT name FROM pragma_table_info(?) ORDER BY cid"
-        return {table: [name for (name,) in connection.execute(select, (table,))] for (table,) in tables}
+        select = "SELECT name, type FROM pragma_table_info(?) ORDER BY cid"
+        return {table: {name: types[of] for name, of in connection.execute(select, (table,))} for (table,) in tables}
 
 
 def select_rows(connection: sqlite3.Connection, table: str) -> sqlite3.Cursor:
     """Return the rows of a table, with the values in the order of `columns`."""
     return connection.execute(f"SELECT {', '.join(columns()[table])} FROM {table}")  # noqa: S608 - contains no input
+
+
+def select_typed_rows(connection: sqlite3.Connection, table: str) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a table. Raises `TypeError` if a value is neither null nor of the type of its column."""
+    types = [(of, type(None)) for of in columns()[table].values()]
+    for row in select_rows(connection, table):
+        if not all(map(isinstance, row, types)):
+            raise TypeError(f"a value in the table {table} has the wrong type")
+        yield row
 
 
 def insert_rows(connection: sqlite3.Connection, table: str, rows: Sequence[Sequence[object]]) -> None:
@@ -245,7 +255,7 @@ def apply_changes(connection: sqlite3.Connection, changes: TableChanges) -> None
         if row is not None:
             rows.setdefault(table, []).append(row)
             continue
-        condition = " AND ".join(f"{name} = ?" for name in columns()[table][: len(key)]) or "TRUE"
+        condition = " AND ".join(f"{name} = ?" for name in [*columns()[table]][: len(key)]) or "TRUE"
         connection.execute(f"DELETE FROM {table} WHERE {condition}", key)  # noqa: S608 - contains no input
     for table, inserted in rows.items():
         insert_rows(connection, table, inserted)
