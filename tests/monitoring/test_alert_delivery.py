@@ -27,23 +27,25 @@ from support import HOUR, Program, run_program, running_braze, wait_until, works
 pytestmark = pytest.mark.no_cover
 
 ROOT = Path(__file__).parents[2]
-# In order: an event whose alert must page, two events that keep occurring, one event silent for less than its hour, and
-# one event without alerts.
+# In order: three events whose alerts must page, two events that keep occurring, one event silent for less than its
+# hour, and one event without alerts.
 EVENTS = """
+{event: checkout_started, alerts: {silent: 10s, for: 3s, severity: page, labels: {team: growth}}}
 {event: purchase_completed, alerts: {silent: 10s, for: 3s, severity: page, labels: {team: growth}}}
+{event: refund_requested, alerts: {silent: 10s, for: 3s, severity: page, labels: {team: growth}}}
 {event: app_opened, apps: [all, ios], baseline: {weeks: 1}, alerts: {silent: 10s, drop: 0.5, below: 10, for: 3s}}
 {event: signup, unit: day, baseline: {weeks: 1}, alerts: {silent: 10s, drop: 0.5, above: 100000, for: 3s}}
 {event: newsletter_signup, alerts: {silent: 1h, below: 10, for: 3s}}
 {event: login}
 """
-SILENCED_EVENTS = {"purchase_completed", "newsletter_signup", "login"}
+PAGED_EVENTS = {"checkout_started", "purchase_completed", "refund_requested"}
+SILENCED_EVENTS = {*PAGED_EVENTS, "newsletter_signup", "login"}
 TOTALS = "{__name__=~'braze_custom_events_(by_app_)?total'}"
 PAGE = {
     "alertname": "BrazeEventSilent",
     "workspace": "production",
     "kind": "custom_events",
     "unit": "hour",
-    "event": "purchase_completed",
     "severity": "page",
     "team": "growth",
 }
@@ -76,10 +78,15 @@ class GrowingTraffic:
 
 @dataclass
 class Pager:
-    """Holds all alerts that Alertmanager has sent, repetitions included."""
+    """Holds all notifications that Alertmanager has sent, repetitions included."""
 
     url: str
-    alerts: list[dict[str, Any]] = field(default_factory=list)
+    notifications: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def alerts(self) -> list[dict[str, Any]]:
+        """The alerts of the last notification."""
+        return self.notifications[-1]["alerts"] if self.notifications else []
 
 
 @contextmanager
@@ -88,9 +95,8 @@ def pager() -> Iterator[Pager]:
 
     class Receiver(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            """Record the alerts of a notification."""
-            sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            pager_.alerts.extend(sent["alerts"])
+            """Record a notification."""
+            pager_.notifications.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(200)
             self.end_headers()
 
@@ -117,8 +123,8 @@ def alertmanager_config(url: str) -> str:
     return str(yaml.safe_dump(settings))
 
 
-def test_silent_event_is_paged_and_resolved(tmp_path: Path) -> None:
-    """A silent event is notified once, with its text and labels, and later as resolved; no other event is notified."""
+def test_silent_events_are_paged_together_and_resolved(tmp_path: Path) -> None:
+    """Silent events are notified as one group with one headline, later as resolved; no other event is notified."""
     shop = GrowingTraffic()
     extra_yaml = (
         f"refresh_interval: {{hour: 1s, day: 1s}}\nbudget: {{share: 0.5}}\nstate_file: {tmp_path / 'state.sqlite'}\n"
@@ -147,24 +153,28 @@ def test_silent_event_is_paged_and_resolved(tmp_path: Path) -> None:
         assert received.alerts == []
 
         shop.silent |= SILENCED_EVENTS
-        wait_until(lambda: bool(received.alerts), "an alert is sent", 60)
-        (page,) = received.alerts
-        assert (page["status"], page["labels"]) == ("firing", PAGE)
-        assert page["annotations"]["summary"] == "No custom events counted."
-        assert page["annotations"]["description"] == (
-            "No purchase_completed events in workspace production were counted for 10s or longer. Fetches succeed, but "
-            "the counter does not increase. Check recent changes and releases of the source of the event. Campaigns "
-            "triggered by it send nothing."
-        )
-        assert page["annotations"]["runbook_url"] == "https://runbooks.example.com/silent"
-        # The timestamp of a sample is the start of its scrape, which is at most a second before the response of Braze.
-        assert datetime.fromisoformat(page["startsAt"]).timestamp() >= shop.last["purchase_completed"] + 10 + 3 - 1
+        wait_until(lambda: len(received.alerts) == 3, "the alerts are sent", 60)
+        group = received.notifications[-1]
+        assert (group["status"], group["commonLabels"]) == ("firing", PAGE)
+        assert group["groupLabels"] == {name: PAGE[name] for name in ("alertname", "workspace")}
+        assert group["commonAnnotations"] == {
+            "summary": "No custom events counted.",
+            "runbook_url": "https://runbooks.example.com/silent",
+        }
+        pages = {alert["labels"].pop("event"): alert for alert in group["alerts"]}
+        assert [(page["status"], page["labels"]) for page in pages.values()] == [("firing", PAGE)] * 3
+        for event in PAGED_EVENTS:
+            assert pages[event]["annotations"]["description"] == (
+                f"No {event} events in workspace production were counted for 10s or longer. Fetches succeed, but the "
+                "counter does not increase. Check recent changes and releases of the source of the event. Campaigns "
+                "triggered by it send nothing."
+            )
+            # The timestamp of a sample is the start of its scrape, at most a second before the response of Braze.
+            assert datetime.fromisoformat(pages[event]["startsAt"]).timestamp() >= shop.last[event] + 10 + 3 - 1
 
         shop.silent.clear()
-        wait_until(lambda: len(received.alerts) > 1, "the alert is resolved", 60)
-        assert [(alert["status"], alert["labels"]) for alert in received.alerts] == [
-            ("firing", PAGE),
-            ("resolved", PAGE),
-        ]
+        wait_until(lambda: received.notifications[-1]["status"] == "resolved", "the alerts are resolved", 60)
+        assert all(each["groupLabels"]["alertname"] == PAGE["alertname"] for each in received.notifications)
         fired = server.query("max_over_time(ALERTS{alertstate='firing'}[10m])")
-        assert fired == {frozenset({**PAGE, "alertstate": "firing"}.items()): 1}
+        expected = [{**PAGE, "event": event, "alertstate": "firing"} for event in PAGED_EVENTS]
+        assert fired == {frozenset(labels.items()): 1 for labels in expected}
