@@ -331,11 +331,12 @@ def test_documented_prometheus_configs_pass_promtool(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_alertmanager_inhibits_as_documented() -> None:
-    """The inhibit rules in the Alertmanager config are those in the documents."""
-    (documented,) = (block for block in docs.code_blocks("yaml") if block.startswith("inhibit_rules:"))
-    inhibit_rules = tree(COMPOSE / "alertmanager/alertmanager.yml")["inhibit_rules"]
-    assert inhibit_rules == yaml.safe_load(documented)["inhibit_rules"]
+def test_alertmanager_groups_and_inhibits_as_documented() -> None:
+    """The grouping and the inhibit rules in the Alertmanager config are those in the documents."""
+    (block,) = (block for block in docs.code_blocks("yaml") if "inhibit_rules:" in block)
+    documented, config = yaml.safe_load(block), tree(COMPOSE / "alertmanager/alertmanager.yml")
+    assert config["inhibit_rules"] == documented["inhibit_rules"]
+    assert config["route"]["group_by"] == documented["route"]["group_by"]
 
 
 def test_prometheus_has_demo_metrics(chain: Chain) -> None:

@@ -191,6 +191,13 @@ def _add_rules(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
     _add_config(rules, default=None)
     rules.add_argument(
+        "--format",
+        choices=("rulefile", "prometheusrule"),
+        default="rulefile",
+        help="Output format: a rule file of Prometheus, or the Kubernetes resource PrometheusRule of the Prometheus "
+        "operator (default: %(default)s).",
+    )
+    rules.add_argument(
         "--runbook-url",
         type=_HTTP_URL,
         metavar="PREFIX",

@@ -17,5 +17,5 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     else:
         config, plan = read_plan(options, environ)
         rules = alerting.build_rules(plan, config.settings, rule_options)
-    print(alerting.as_yaml(rules), end="")
+    print(alerting.as_yaml(alerting.wrap_rules(rules) if options.format == "prometheusrule" else rules), end="")
     return SUCCESS

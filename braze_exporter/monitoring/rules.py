@@ -56,9 +56,15 @@ def _as_dict(groups: Iterable[tuple[str, Iterable[Rule]]], options: RuleOptions)
     return {"groups": [{"name": name, "rules": [rule.as_dict(options) for rule in rules]} for name, rules in groups]}
 
 
-def as_yaml(groups: dict[str, Any]) -> str:
-    """Return the rules as a Prometheus rule file. Expressions keep their line breaks."""
-    return _HEADER + yaml.dump(groups, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf"))
+def wrap_rules(groups: dict[str, Any]) -> dict[str, Any]:
+    """Return the rule groups as the Kubernetes resource of the Prometheus operator."""
+    metadata = {"name": "braze-exporter", "labels": {"app.kubernetes.io/name": "braze-exporter"}}
+    return {"apiVersion": "monitoring.coreos.com/v1", "kind": "PrometheusRule", "metadata": metadata, "spec": groups}
+
+
+def as_yaml(document: dict[str, Any]) -> str:
+    """Return rule groups, or a resource with them, as YAML. Expressions keep their line breaks."""
+    return _HEADER + yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf"))
 
 
 class _Dumper(yaml.SafeDumper):
