@@ -1,6 +1,7 @@
 """Parse the JSON body of a successful response. No I/O."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from braze_exporter.braze.errors import BrazeError, Reason
@@ -10,14 +11,14 @@ from braze_exporter.braze.rows import invalid_response
 QUEUED_DETAIL = "request queued by Braze during maintenance"
 
 
-def parse_body(body: bytes) -> dict[str, Any]:
-    """Return the JSON object in the body of a successful response.
+def parse_body(body: bytes, object_hook: Callable[[dict[str, Any]], object] | None = None) -> dict[str, Any]:
+    """Return the JSON object in the body of a successful response. `object_hook` is as in `json.loads`.
 
     Raises `BrazeError` if the body is not a JSON object or its `message` is not `success`. The error contains no
     value of the body.
     """
     try:
-        document = json.loads(body)
+        document = json.loads(body, object_hook=object_hook)
     except (ValueError, RecursionError):
         raise BrazeError(Reason.INVALID_RESPONSE, "response is not JSON") from None
     if not isinstance(document, dict):

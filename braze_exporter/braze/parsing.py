@@ -19,7 +19,14 @@ from braze_exporter.braze.calls import RateLimitHeaders
 from braze_exporter.braze.errors import Reason
 from braze_exporter.braze.kinds import MAX_LENGTH, Unit
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.rows import ParsedTime, invalid_response, parse_columns, parse_time, select_rows
+from braze_exporter.braze.rows import (
+    ParsedTime,
+    compact_object,
+    invalid_response,
+    parse_columns,
+    parse_time,
+    select_rows,
+)
 from braze_exporter.braze.series import ABSENT, Series
 
 # Smaller values of the reset header are seconds from now, since as epoch seconds they would be before September 2001.
@@ -39,6 +46,9 @@ _MIN_DAY_SECONDS = 23 * 3_600
 _MAX_DAYS_AHEAD = 1
 # How many buckets before the requested ones are accepted. Braze does not document which bucket `ending_at` is in.
 _MAX_BUCKETS_BEFORE = 2
+
+# Objects of larger bodies are compacted. For the others that would take more time.
+_LARGE_BODY_BYTES = 256 * 1024
 
 _REASON_BY_STATUS = {
     400: Reason.BAD_REQUEST,
@@ -143,7 +153,8 @@ def parse_series(query: Query, body: bytes, length: int, earliest: float, latest
     newest = (
         latest + _MAX_HOUR_AHEAD_SECONDS if unit is Unit.HOUR else bucket_number(latest, unit, zone) + _MAX_DAYS_AHEAD
     )
-    rows = select_rows(query, parse_body(body).get("data"))
+    hook = compact_object if len(body) > _LARGE_BODY_BYTES else None
+    rows = select_rows(query, parse_body(body, hook).get("data"))
     times = [parse_time(row) for row in rows]
     starts = (_parse_days if unit is Unit.DAY else _parse_hours)(times, zone)
     for start in starts:

@@ -1,6 +1,7 @@
 """Test every kind of series that Braze offers, from the simulated Braze to the metrics page."""
 
 import json
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -535,8 +536,10 @@ def test_variation_is_forgotten_when_braze_no_longer_returns_it() -> None:
 
 def parse_values(kind: SeriesKind, data: object) -> dict[tuple[str, tuple[tuple[str, str], ...]], list[float]]:
     """Return the values of each series of a response, by metric group and labels."""
-    body = json.dumps({"message": "success", "data": data}).encode()
-    result = parsing.parse_series(Query("p", kind, Unit.DAY, "x", subject_id="x"), body, 2_000, NOW, NOW)
+    query = Query("p", kind, Unit.DAY, "x", subject_id="x")
+    bodies = [json.dumps({"message": "success", "data": data, "padding": " " * size}) for size in (0, 2**19)]
+    result, from_large_body = (parsing.parse_series(query, body.encode(), 2_000, NOW, NOW) for body in bodies)
+    assert repr(result) == repr(from_large_body)
     return {
         (series.metric_group.name, series.labels): [value for _, value in series.points]
         for series in result
@@ -587,6 +590,27 @@ def test_recorded_row_is_parsed() -> None:
     }
     assert result["campaign_unique_recipients", ()] == [7]
     assert result["campaign_conversions", ()] == [0]
+
+
+@pytest.mark.parametrize("kind", [CAMPAIGNS, CANVASES])
+def test_large_body_is_parsed_in_six_times_its_size(kind: SeriesKind) -> None:
+    """The body, its parsed content and the series together take at most six times the size of the body."""
+    parts = [f"4f0d6a3e-0000-4c1b-9d3e-{number:012}" for number in range(600)]
+    stats = {f"statistic_{number}": 1_000 + number for number in range(11)}
+    row: dict[str, object] = {
+        "messages": {"email": [{"variation_api_id": part, "variation_name": part, **stats} for part in parts]},
+        "step_stats": {part: {"name": part, "messages": {"email": [stats]}} for part in parts},
+    }
+    del row["step_stats" if kind is CAMPAIGNS else "messages"]
+    rows = [{"time": f"2026-11-{day}", **row} for day in range(10, 23)]
+    data = rows if kind is CAMPAIGNS else {"stats": rows}
+    body = json.dumps({"message": "success", "data": data}, separators=(",", ":")).encode()
+    tracemalloc.start()
+    series = parsing.parse_series(Query("p", kind, Unit.DAY, "x", subject_id="x"), body, 14, NOW, NOW)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(series) == len(parts) * len(stats) + 3
+    assert peak + len(body) < 6 * len(body)
 
 
 def variation(**fields: object) -> dict[str, object]:
