@@ -3,16 +3,14 @@
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from zoneinfo import ZoneInfo
+from collections.abc import Sequence
 
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, SeriesKind, Unit
 from braze_exporter.braze.metric_group import MetricGroup
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series
 from braze_exporter.exporter.exporter import Exporter
-from braze_exporter.exporter.snapshot import ActiveWorkspace
+from braze_exporter.exporter.snapshot import ActiveWorkspace, Snapshot
 from braze_exporter.metrics.collector import query_status
 from braze_exporter.metrics.families import build_counter, build_gauge
 from braze_exporter.metrics.rows import SeriesView
@@ -26,70 +24,27 @@ from braze_exporter.metrics.self_families import (
 )
 from braze_exporter.metrics.self_metrics import SelfMetrics
 from braze_exporter.scheduler.admission import LimiterStatus
-from braze_exporter.scheduler.list_refresh import ListState
 from braze_exporter.scheduler.pool_usage import PoolUsage
 from braze_exporter.web import status_lists, status_messages
 from braze_exporter.web.status_headline import representative_view
 from braze_exporter.web.status_types import PointsData, PoolData, QueryData, SeriesData, StatusResponse
 
 
-@dataclass(frozen=True, slots=True)
-class _Instant:
-    """The time of the status, in seconds since the epoch (`now`) and of the monotonic clock (`monotonic`)."""
-
-    now: float
-    monotonic: float
-
-    def time_formatter(self, zone: ZoneInfo) -> status_messages.TimeFormatter:
-        """Return a function that formats the time that is a number of seconds from now, in `zone`."""
-        return lambda seconds: status_messages.format_time(self.now + seconds, zone, self.now)
-
-
 def read_status_response(exporter: Exporter) -> StatusResponse:
-    """Return the current status of `exporter`."""
-    snapshot = exporter.snapshot()
-    return build_status_response(
-        now=snapshot.now,
-        monotonic=snapshot.monotonic,
-        version=snapshot.version,
-        scraped_at=snapshot.scraped_at,
-        active_workspaces=snapshot.active_workspaces,
-        views=snapshot.views,
-        self_metrics=snapshot.self_metrics,
-        lists=snapshot.lists,
-        remaining_history=snapshot.remaining_history,
-        are_counters_stalled=snapshot.are_counters_stalled,
-    )
-
-
-def build_status_response(
-    *,
-    now: float,
-    monotonic: float,
-    version: str,
-    scraped_at: float | None,
-    active_workspaces: Mapping[str, ActiveWorkspace],
-    views: Sequence[SeriesView],
-    self_metrics: SelfMetrics,
-    lists: Mapping[str, Sequence[ListState]],
-    remaining_history: Mapping[str, int],
-    are_counters_stalled: bool,
-) -> StatusResponse:
-    """Return the status of the exporter. The arguments are the fields of `exporter.Snapshot`.
+    """Return the current status of `exporter`.
 
     Workspaces that are being added or removed are skipped. They have only views, or no views and no lists.
     """
-    moment = _Instant(now, monotonic)
-    mismatches = self_metrics.read_values(TIMEZONE_MISMATCH)
-    rate_limits = [self_metrics.read_values(family) for family in (RATE_LIMIT, RATE_LIMIT_REMAINING, RATE_LIMIT_RESET)]
+    snapshot = exporter.snapshot()
+    scraped_at = snapshot.scraped_at
     response: StatusResponse = {
-        "version": version,
-        "now": now,
+        "version": snapshot.version,
+        "now": snapshot.now,
         "scraped_at": scraped_at,
         "errors": status_messages.exporter_messages(
-            scrape_age=now - scraped_at if scraped_at is not None else None,
-            is_config_good=self_metrics.read_values(RELOAD_SUCCESSFUL).get((), 1.0) > 0,
-            are_counters_stalled=are_counters_stalled,
+            scrape_age=snapshot.now - scraped_at if scraped_at is not None else None,
+            is_config_good=snapshot.self_metrics.read_values(RELOAD_SUCCESSFUL).get((), 1.0) > 0,
+            are_counters_stalled=snapshot.are_counters_stalled,
         ),
         "states": [
             {"state": state, "name": name, "level": level}
@@ -98,60 +53,71 @@ def build_status_response(
         "workspaces": [],
         "queries": [],
     }
-    groups: dict[str, list[SeriesView]] = {name: [] for name in active_workspaces}
-    for view in views:
-        groups.get(view.query_state.query.workspace, []).append(view)
-    for name, group in groups.items():
-        workspace = active_workspaces[name]
-        limiter_status, format_time = workspace.admission.status(), moment.time_formatter(workspace.zone)
-        queries = [list(query_views) for _, query_views in itertools.groupby(group, key=lambda view: view.query_state)]
-        states = [query_status(query_views[0].query_state, monotonic) for query_views in queries]
-        list_messages = status_lists.list_messages(
-            name, workspace.plan, lists.get(name, ()), limiter_status, format_time, has_queries=bool(queries)
-        )
-        if not queries and not list_messages:
-            continue
-        health = status_messages.workspace_health(
-            Counter(states),
-            limiter_status,
-            {view.query_state.query.kind.path: view.query_state.query.kind.permission for view in group},
-            format_time,
-            list_messages=list_messages,
-            remaining_history=remaining_history.get(name, 0),
-            mismatched_zone=str(workspace.zone) if mismatches.get((name,)) else "",
-        )
-        response["workspaces"].append(
-            {
-                "name": name,
-                "url": workspace.url,
-                "zone": str(workspace.zone),
-                "level": health.level,
-                "messages": health.messages,
-                "queries": len(queries),
-                "pools": [
-                    _pool_data(usage, workspace, [values.get((name, usage.pool.name)) for values in rate_limits])
-                    for usage in workspace.pool_usage
-                ],
-            }
-        )
-        response["queries"] += [
-            _query_data(query_views, state, limiter_status, moment, format_time)
-            for query_views, state in zip(queries, states, strict=True)
-        ]
+    groups: dict[str, list[list[SeriesView]]] = {name: [] for name in snapshot.active_workspaces}
+    for query_state, views in itertools.groupby(snapshot.views, key=lambda view: view.query_state):
+        groups.get(query_state.query.workspace, []).append(list(views))
+    for name, queries in groups.items():
+        _add_workspace(response, snapshot, name, queries)
     return response
 
 
-def _pool_data(usage: PoolUsage, used: ActiveWorkspace, rate_limit: Sequence[float | None]) -> PoolData:
-    reported_limit, remaining, reset_at = rate_limit
+def _add_workspace(
+    response: StatusResponse, snapshot: Snapshot, name: str, queries: Sequence[Sequence[SeriesView]]
+) -> None:
+    """Add a workspace and its queries to the response. Each item of `queries` has the series of one query."""
+    workspace = snapshot.active_workspaces[name]
+    zone = workspace.zone
+    limiter_status = workspace.admission.status()
+
+    def format_time_in(seconds: float) -> str:
+        return status_messages.format_time(snapshot.now + seconds, zone, snapshot.now)
+
+    states = [query_status(views[0].query_state, snapshot.monotonic) for views in queries]
+    list_messages = status_lists.list_messages(
+        name, workspace.plan, snapshot.lists.get(name, ()), limiter_status, format_time_in, has_queries=bool(queries)
+    )
+    if not queries and not list_messages:
+        return
+    kinds = [views[0].query_state.query.kind for views in queries]
+    health = status_messages.workspace_health(
+        Counter(states),
+        limiter_status,
+        {kind.path: kind.permission for kind in kinds},
+        format_time_in,
+        list_messages=list_messages,
+        remaining_history=snapshot.remaining_history.get(name, 0),
+        mismatched_zone=str(zone) if snapshot.self_metrics.read_values(TIMEZONE_MISMATCH).get((name,)) else "",
+    )
+    response["workspaces"].append(
+        {
+            "name": name,
+            "url": workspace.url,
+            "zone": str(zone),
+            "level": health.level,
+            "messages": health.messages,
+            "pools": [_pool_data(usage, workspace, snapshot.self_metrics, name) for usage in workspace.pool_usage],
+        }
+    )
+    response["queries"] += [
+        _query_data(views, state, limiter_status, snapshot, format_time_in)
+        for views, state in zip(queries, states, strict=True)
+    ]
+
+
+def _pool_data(usage: PoolUsage, workspace: ActiveWorkspace, self_metrics: SelfMetrics, name: str) -> PoolData:
+    reported_limit, remaining, reset_at = (
+        self_metrics.read_values(family).get((name, usage.pool.name))
+        for family in (RATE_LIMIT, RATE_LIMIT_REMAINING, RATE_LIMIT_RESET)
+    )
     limit = reported_limit or float(usage.pool.limit)
     return {
         "name": usage.pool.name,
         "limit": limit,
         "remaining": remaining,
         "reset_at": reset_at,
-        "reserve": used.reserve * limit,
+        "reserve": workspace.reserve * limit,
         "planned": usage.hourly_calls,
-        "allowed": used.share * limit * 3_600 / usage.pool.window_seconds,
+        "allowed": workspace.share * limit * 3_600 / usage.pool.window_seconds,
     }
 
 
@@ -159,20 +125,18 @@ def _query_data(
     views: Sequence[SeriesView],
     status: QueryStatus,
     limiter_status: LimiterStatus,
-    moment: _Instant,
-    format_time_in: Callable[[float], str],
+    snapshot: Snapshot,
+    format_time_in: status_messages.TimeFormatter,
 ) -> QueryData:
     view = representative_view(views)
-    query_state, query, response, error = (
-        view.query_state,
-        view.query_state.query,
-        view.response,
-        view.query_state.error,
-    )
+    query_state, response = view.query_state, view.response
+    query, error = query_state.query, query_state.error
     pause = limiter_status.pauses.get(query.kind.pool.name)
     failure = limiter_status.key_failure or limiter_status.endpoint_failures.get(query.kind.path)
     wait = max(
-        query_state.due_at - moment.monotonic, *(block.seconds for block in (pause, failure) if block is not None), 0.0
+        query_state.due_at - snapshot.monotonic,
+        *(block.seconds for block in (pause, failure) if block is not None),
+        0.0,
     )
     return {
         "workspace": query.workspace,
@@ -190,7 +154,7 @@ def _query_data(
         "message": status_messages.query_message(query_state, status, pause, format_time_in),
         "error": {"reason": error.reason, "detail": error.detail, "failures": query_state.failures} if error else None,
         "last_success_at": response.received_at if response is not None else None,
-        "next_at": moment.now + wait if wait > 0 else None,
+        "next_at": snapshot.now + wait if wait > 0 else None,
         "in_flight": query_state.in_flight,
         "latest": view.latest,
         "latest_start": view.bucket_starts[0],

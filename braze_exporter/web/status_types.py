@@ -99,7 +99,6 @@ class WorkspaceData(TypedDict):
     zone: str
     level: str
     messages: list[str]
-    queries: int
     pools: list[PoolData]
 
 
