@@ -256,6 +256,16 @@ def test_any_accept_header_is_parsed(header: str) -> None:
     assert request.accepts_gzip(header) in {True, False}
 
 
+@given(st.text(st.characters(max_codepoint=255), max_size=60), st.text(st.characters(max_codepoint=255), max_size=60))
+def test_any_request_is_parsed(target: str, headers: str) -> None:
+    """Any request is either invalid, or has a path and headers without control characters."""
+    parsed = request.parse_request(f"GET {target} HTTP/1.1\r\nHost: x\r\n{headers}")
+    if parsed is not None:
+        assert parsed.path
+        assert parsed.has_body in {True, False}
+        assert not any(ord(letter) < 32 and letter != "\t" for text in parsed.headers.values() for letter in text)
+
+
 @pytest.mark.parametrize(
     ("address", "host", "port"),
     [
