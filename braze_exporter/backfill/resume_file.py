@@ -76,6 +76,7 @@ class ResumeFile:
             # A power failure may lose the last responses, which are then fetched again. A killed process loses nothing.
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
+            self._status = self._path.lstat()
 
     def missing_chunks(self, chunks: Sequence[Query]) -> list[Query]:
         """Return the chunks whose responses are not stored. All `chunks` must be of one query."""
@@ -140,10 +141,11 @@ class ResumeFile:
             self._connection.close()
 
     def remove(self) -> None:
-        """Close and delete the file."""
+        """Close and delete the file, unless it was deleted or replaced by another file since it was opened."""
         self.close()
-        with self._translate_errors():
-            self._path.unlink()
+        with self._translate_errors(), contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(self._path.lstat(), self._status):
+                self._path.unlink()
 
     def _check_type(self) -> None:
         """Raise `BackfillError` if the file exists and is not a resume file."""

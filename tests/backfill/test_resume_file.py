@@ -241,6 +241,18 @@ def test_unwritable_resume_file_is_refused(tmp_path: Path) -> None:
         opened(tmp_path / "file" / "x")
 
 
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_file_of_another_program_is_not_removed(tmp_path: Path, *, is_replaced: bool) -> None:
+    """If the resume file was deleted or replaced while it was open, `remove` succeeds and deletes nothing else."""
+    resume_file = opened(tmp_path / "x")
+    (tmp_path / "precious").write_bytes(b"precious")
+    (tmp_path / "x").unlink()
+    if is_replaced:
+        (tmp_path / "precious").rename(tmp_path / "x")
+    resume_file.remove()
+    assert (tmp_path / ("x" if is_replaced else "precious")).read_bytes() == b"precious"
+
+
 def test_save_after_close_fails(tmp_path: Path) -> None:
     """A response that arrives after `close` is refused instead of partly written."""
     resume_file = opened(tmp_path / "x")
