@@ -6,16 +6,16 @@ Items that cannot be added are commented out with the reason.
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 from braze_exporter.braze.lists import PRODUCT_LIST, SEGMENT_LIST, ListEndpoint, ListItem
 from braze_exporter.braze.names import normalize_id
-from braze_exporter.commands.discovery import KINDS_BY_LIST, Discovery, describe_defect
+from braze_exporter.commands.discovery import KINDS_BY_LIST, Identity, Results, describe_defect, identify
 from braze_exporter.config.document import shorten
 from braze_exporter.config.loading import Config, ConfiguredWorkspace
 from braze_exporter.config.schema import SECTIONS
 from braze_exporter.config.values import ALL
 from braze_exporter.config.yaml_scalar import quote_scalar
+from braze_exporter.scheduler.list_reader import ListResult
 
 # The maximum length of a YAML key is 1,024 characters, and an escaped character of a name has up to ten.
 _MAX_KEY_LENGTH = 100
@@ -26,49 +26,48 @@ _HEADER = """\
 # Items that cannot be added are commented out with the reason."""
 
 
-def render_config(config: Config, discovery: Discovery) -> Iterator[str]:
-    """Yield the lines of `config` without its comments, and with an entry for each item that `discovery` adds."""
-    yield _HEADER
+def render_config(
+    config: Config, results: Results, skip_reasons: Mapping[Identity, str], *, is_snippet: bool = False
+) -> Iterator[str]:
+    """Yield the lines of `config` without its comments, and with an entry for each further item in `results`.
+
+    `skip_reasons` is the result of `find_skip_reasons`. If `is_snippet` is true, only the sections and `segments` of
+    each workspace are returned.
+    """
     data = config.document.data
-    yield from (f"{key}: {_render_value(data[key])}" for key in data if key != "workspaces")
-    yield "workspaces:"
-    for workspace in config.workspaces:
-        own_data = _own_data(config, workspace)
-        own_keys = [key for key in own_data if key not in {*SECTIONS, "segments"}]
-        for key in own_keys:
-            yield f"  {'-' if key == own_keys[0] else ' '} {key}: {_render_value(own_data[key])}"
-        yield from _render_sections(workspace, own_data, discovery)
-
-
-def render_snippet(config: Config, discovery: Discovery) -> Iterator[str]:
-    """Yield only those lines of `render_config` that are sections or `segments`."""
-    for workspace in config.workspaces:
-        yield f"    # Workspace {shorten(workspace.spec.name)}"
-        yield from _render_sections(workspace, _own_data(config, workspace), discovery)
-
-
-def _own_data(config: Config, workspace: ConfiguredWorkspace) -> Mapping[str, Any]:
-    return dict(config.document.data["workspaces"][workspace.path[-1]])
+    if not is_snippet:
+        yield _HEADER
+        yield from (f"{key}: {_render_value(data[key])}" for key in data if key != "workspaces")
+        yield "workspaces:"
+    for workspace, workspace_data in zip(config.workspaces, data["workspaces"], strict=True):
+        keys = [key for key in workspace_data if key not in {*SECTIONS, "segments"}]
+        heads = [f"  {'-' if key == keys[0] else ' '} {key}: {_render_value(workspace_data[key])}" for key in keys]
+        yield from [f"    # Workspace {shorten(workspace.spec.name)}"] if is_snippet else heads
+        yield from _render_sections(workspace, workspace_data, results[workspace.spec.name], skip_reasons)
 
 
 def _render_sections(
-    workspace: ConfiguredWorkspace, data: Mapping[str, Sequence[Mapping[str, object]]], discovery: Discovery
+    workspace: ConfiguredWorkspace,
+    data: Mapping[str, Sequence[Mapping[str, object]]],
+    lists: Mapping[ListEndpoint, ListResult],
+    skip_reasons: Mapping[Identity, str],
 ) -> Iterator[str]:
     """Yield `segments` and the sections of a workspace. The entries of the config, which are in `data`, come first."""
-    lists = discovery.results[workspace.spec.name]
     names = _segment_names(workspace, lists[SEGMENT_LIST].items)
     yield from _render_block("segments", _segment_lines(workspace, lists[SEGMENT_LIST].items, names))
     for section in SECTIONS:
-        entries = data.get(section, ())
-        if section not in _LISTS_BY_SECTION:
-            yield from _render_block(section, [_render_entry(entry, ()) for entry in entries])
+        entries, list_endpoint = data.get(section, ()), _LISTS_BY_SECTION.get(section)
+        if list_endpoint is None:
+            yield from _render_block(section, (_render_entry(entry) for entry in entries))
             continue
-        list_endpoint = _LISTS_BY_SECTION[section]
-        failure, items = lists[list_endpoint].failure, lists[list_endpoint].items
-        if failure:
-            what = f"only {len(items):,} {list_endpoint.item_names[1]}" if items else "the list"
-            yield f"\n    # {section}: {what} could {'' if items else 'not '}be read: {shorten(failure, 300)}"
-        yield from _render_block(section, _entry_lines(workspace.spec.name, list_endpoint, entries, discovery, names))
+        result = lists[list_endpoint]
+        if result.failure:
+            count, plural = len(result.items), list_endpoint.item_names[1]
+            what = f"only {count:,} {plural} could be read" if count else "the list could not be read"
+            yield f"\n    # {section}: {what}: {shorten(result.failure, 300)}"
+        items = [*_sort(result.items), *_sort(result.archived_items)]
+        reasons = {item.id: skip_reasons.get(identify(workspace.spec.name, list_endpoint, item)) for item in items}
+        yield from _render_block(section, _entry_lines(list_endpoint, entries, items, reasons, names))
 
 
 def _render_block(key: str, lines: Iterable[str]) -> Iterator[str]:
@@ -80,45 +79,39 @@ def _render_block(key: str, lines: Iterable[str]) -> Iterator[str]:
 
 
 def _entry_lines(
-    workspace: str,
     list_endpoint: ListEndpoint,
     entries: Iterable[Mapping[str, object]],
-    discovery: Discovery,
+    items: Sequence[ListItem],
+    reasons: Mapping[str, str | None],
     segment_names: Mapping[str, str],
 ) -> Iterator[str]:
-    """Yield `entries`, and an entry for each item of a list that they do not select, archived items last."""
-    result, key = discovery.results[workspace][list_endpoint], KINDS_BY_LIST[list_endpoint].subject_label
-    archived = _sort(result.archived_items)
-    counts = Counter(_comparable_name(list_endpoint, item) for item in result.items)
-    notes = {
-        normalize_id(item.id): _describe_entry(list_endpoint, item, counts[_comparable_name(list_endpoint, item)])
-        for item in (*result.items, *archived)
-    }
+    """Yield `entries`, and an entry for each of `items` that they do not select, for which `reasons` has no None."""
+    key, notes = KINDS_BY_LIST[list_endpoint].subject_label, _describe_items(list_endpoint, items)
     for entry in entries:
         yield _render_entry(entry, notes.get(normalize_id(str(entry.get(key))), ()))
-    for item in (*_sort(result.items), *archived):
-        if discovery.is_configured(workspace, list_endpoint, item):
-            continue
-        entry = {key: segment_names[item.id] if list_endpoint is SEGMENT_LIST else item.id}
-        if list_endpoint is PRODUCT_LIST and item.id == ALL:
-            entry = {"regex": ALL}  # the config reserves this name of a product, but a regex can select it
-        skip_reason = "archived" if item in archived else discovery.skip_reason(workspace, list_endpoint, item)
-        yield _render_entry(entry, notes[normalize_id(item.id)], skip_reason)
+    for item in items:
+        reason = reasons[item.id]
+        if reason is not None:
+            entry = {key: segment_names[item.id] if list_endpoint is SEGMENT_LIST else item.id}
+            if list_endpoint is PRODUCT_LIST and item.id == ALL:
+                entry = {"regex": ALL}  # the config reserves this name of a product, but a regex can select it
+            yield _render_entry(entry, notes[normalize_id(item.id)], reason)
 
 
-def _comparable_name(list_endpoint: ListEndpoint, item: ListItem) -> str:
-    """Return the name with which users may confuse another item."""
-    return item.name if list_endpoint.has_ids else item.name.casefold()
-
-
-def _describe_entry(list_endpoint: ListEndpoint, item: ListItem, same_count: int) -> Sequence[str]:
-    """Return the parts of the comment on the entry of `item`; `same_count` items have similar names."""
-    if list_endpoint is SEGMENT_LIST:  # `segments` has these comments
-        return ()
-    if not list_endpoint.has_ids:
-        return [f"{same_count:,} names differ only in case"] if same_count > 1 else ()
-    same = f"{same_count:,} items have this name" if same_count > 1 else ""
-    return [_describe_item(item), same, f"edited {shorten(item.last_edited[:10])}" if item.last_edited else ""]
+def _describe_items(list_endpoint: ListEndpoint, items: Iterable[ListItem]) -> Mapping[str, Sequence[str]]:
+    """Return the parts of the comment on the entry of each item, by its normalized id."""
+    if list_endpoint is SEGMENT_LIST:  # `segments` has the comments
+        return {normalize_id(item.id): () for item in items}
+    has_ids = list_endpoint.has_ids
+    same = "items have this name" if has_ids else "names differ only in case"
+    counts = Counter(item.name if has_ids else item.name.casefold() for item in items)
+    notes = {}
+    for item in items:
+        count = counts[item.name if has_ids else item.name.casefold()]
+        edited = f"edited {shorten(item.last_edited[:10])}" if item.last_edited else ""
+        about = _describe_item(item) if has_ids else ""
+        notes[normalize_id(item.id)] = [about, f"{count:,} {same}" if count > 1 else "", edited]
+    return notes
 
 
 def _segment_lines(
@@ -159,7 +152,7 @@ def _describe_item(item: ListItem, key: str = "") -> str:
     return " ".join(([] if item.name == key else [shorten(item.name)]) + ([f"[{', '.join(tags)}]"] if tags else []))
 
 
-def _render_entry(entry: Mapping[str, object], notes: Iterable[str], skip_reason: str = "") -> str:
+def _render_entry(entry: Mapping[str, object], notes: Iterable[str] = (), skip_reason: str = "") -> str:
     text = _render_value(entry)
     return _comment(f"- {text[1:-1] if len(entry) == 1 else text}", notes, skip_reason)
 

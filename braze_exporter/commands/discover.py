@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 from braze_exporter.backfill.context import CommandContext
 from braze_exporter.braze.lists import LIST_ENDPOINTS, ListEndpoint
-from braze_exporter.commands import config_rendering
+from braze_exporter.commands.config_rendering import render_config
 from braze_exporter.commands.context import command_context, open_list_reader
-from braze_exporter.commands.discovery import Discovery
+from braze_exporter.commands.discovery import EXCEEDS_LIMITS, find_skip_reasons
 from braze_exporter.commands.exit_codes import FAILURE, SUCCESS
 from braze_exporter.config.document import shorten
 from braze_exporter.config.loading import Config, read_config
@@ -45,13 +45,13 @@ def print_config(config: Config, ctx: CommandContext, *, include_archived: bool,
         if failure is not None:  # a single list does not show whether the key or a permission is the cause
             print(f"{shorten(spec.name)}: {failure.error.detail}", file=ctx.err, flush=True)
             results[spec.name] = {key: ListResult((), failure=failure.error.detail) for key in lists}
-    discovery = Discovery(config, results)
-    if discovery.exceeding_count:
-        count = pluralize(discovery.exceeding_count, "item", "items")
+    skip_reasons = find_skip_reasons(config, results)
+    exceeding_count = list(skip_reasons.values()).count(EXCEEDS_LIMITS)
+    if exceeding_count:
+        count = pluralize(exceeding_count, "item", "items")
         print(f"warning: commented out {count} beyond max_queries or budget.share", file=ctx.err, flush=True)
-    render = config_rendering.render_snippet if is_snippet else config_rendering.render_config
-    # In one write, so that a signal leaves no partial output.
-    ctx.out.write("".join(f"{line}\n" for line in render(config, discovery)))
+    lines = render_config(config, results, skip_reasons, is_snippet=is_snippet)
+    ctx.out.write("".join(f"{line}\n" for line in lines))  # in one write, so that a signal leaves no partial output
     return any(result.items or not result.failure for lists in results.values() for result in lists.values())
 
 

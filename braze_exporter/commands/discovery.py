@@ -1,18 +1,11 @@
-"""Select the items of Braze's lists that can be added to a config. No I/O."""
+"""Determine which items of Braze's lists can be added to a config. No I/O."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import TypeAlias
 
-from braze_exporter.braze.kinds import CAMPAIGNS, CANVASES, CUSTOM_EVENTS, PURCHASES, SEGMENT_USERS, SeriesKind, Unit
-from braze_exporter.braze.lists import (
-    CAMPAIGN_LIST,
-    CANVAS_LIST,
-    EVENT_LIST,
-    PRODUCT_LIST,
-    SEGMENT_LIST,
-    ListEndpoint,
-    ListItem,
-)
+from braze_exporter.braze.kinds import KINDS, REVENUE, SeriesKind, Unit
+from braze_exporter.braze.lists import ListEndpoint, ListItem
 from braze_exporter.braze.names import normalize_id
 from braze_exporter.config.loading import Config, ConfiguredWorkspace, LocatedEntry
 from braze_exporter.config.schema import SECTIONS
@@ -21,69 +14,65 @@ from braze_exporter.scheduler.list_reader import ListResult
 from braze_exporter.scheduler.plan import Plan, build_plan
 from braze_exporter.scheduler.selectors import ListSnapshot, ListSnapshots, expand_selectors
 
-# The kinds whose subjects become entries, by their list.
+# The kinds whose subjects become entries, by their list. Revenue has the same list as purchases.
 KINDS_BY_LIST: Mapping[ListEndpoint, SeriesKind] = {
-    EVENT_LIST: CUSTOM_EVENTS,
-    PRODUCT_LIST: PURCHASES,
-    SEGMENT_LIST: SEGMENT_USERS,
-    CAMPAIGN_LIST: CAMPAIGNS,
-    CANVAS_LIST: CANVASES,
+    kind.list_endpoint: kind for kind in KINDS if kind.list_endpoint is not None and kind is not REVENUE
 }
+EXCEEDS_LIMITS = "exceeds max_queries or budget.share"
+
+Results: TypeAlias = Mapping[str, Mapping[ListEndpoint, ListResult]]
+"""The lists that were read, by the name of the workspace and the list."""
+Identity: TypeAlias = tuple[str, ...]
 
 
-class Discovery:
-    """Which items of lists a config does not select yet, and which of these can be added to it.
+def identify(workspace: str, list_endpoint: ListEndpoint, item: ListItem) -> Identity:
+    """Return the first fields of the identity of the queries for `item`: workspace, section and subject."""
+    return workspace, KINDS_BY_LIST[list_endpoint].section, normalize_id(item.id) if list_endpoint.has_ids else item.id
 
-    `results` holds the lists that were read, by the name of the workspace and the list. `exceeding_count` is the number
-    of items that could be added if `max_queries` or `budget.share` were larger.
+
+def find_skip_reasons(config: Config, results: Results) -> Mapping[Identity, str]:
+    """Return, for each item that `config` does not select, why it is not added, or an empty text if it is.
+
+    An item is not added if it is archived or cannot be queried, or if it exceeds `max_queries` or `budget.share` beside
+    the queries of the config and the items before it. Raises `ConfigError` if no entry can be added, because `settle`
+    or `refresh_interval` is too long.
     """
-
-    def __init__(self, config: Config, results: Mapping[str, Mapping[ListEndpoint, ListResult]]) -> None:
-        """Compare `results` with `config`.
-
-        Raises `ConfigError` if no entry can be added, because `settle` or `refresh_interval` is too long.
-        """
-        self.results = results
-        self._workspaces = {workspace.spec.name: workspace for workspace in config.workspaces}
-        listed = {
-            (name, list_endpoint): result.items
-            for name, lists in results.items()
-            for list_endpoint, result in lists.items()
-        }
-        plan = _expand(build_plan(config), config, listed)
-        self._configured = {query.identity[:3] for query in plan.queries}
-        new = {
-            key: [item for item in items if not (self.is_configured(*key, item) or self._defect(*key, item))]
-            for key, items in listed.items()
-        }
-        entries = [replace(workspace, entries=_entries_for_all(workspace)) for workspace in config.workspaces]
-        selectors = build_plan(replace(config, workspaces=tuple(entries))).selectors
-        named = {  # a selector adds no segment without a name, but the config can give it one
-            key: [item if item.name.strip() else replace(item, name=item.id) for item in items]
-            for key, items in new.items()
-        }
-        plan = _expand(replace(plan, selectors=selectors), config, named)
-        self._fitting = {query.identity[:3] for query in plan.queries}
-        self.exceeding_count = sum(
-            _identity(*key, item) not in self._fitting for key, items in new.items() for item in items
-        )
-
-    def is_configured(self, workspace: str, list_endpoint: ListEndpoint, item: ListItem) -> bool:
-        """Return whether an entry of the config names or selects `item`."""
-        return _identity(workspace, list_endpoint, item) in self._configured
-
-    def skip_reason(self, workspace: str, list_endpoint: ListEndpoint, item: ListItem) -> str:
-        """Return why `item` cannot be added to the config, or an empty text."""
-        is_fitting = _identity(workspace, list_endpoint, item) in self._fitting
-        exceeds = "" if is_fitting else "exceeds max_queries or budget.share"
-        return self._defect(workspace, list_endpoint, item) or exceeds
-
-    def _defect(self, workspace: str, list_endpoint: ListEndpoint, item: ListItem) -> str:
-        return describe_defect(list_endpoint, item) or (
-            ""
-            if _can_have_entries(KINDS_BY_LIST[list_endpoint], self._workspaces[workspace])
-            else "requires timezone in the workspace"
-        )
+    listed = {
+        (name, list_endpoint): result.items
+        for name, lists in results.items()
+        for list_endpoint, result in lists.items()
+    }
+    plan = _expand(build_plan(config), config, listed)
+    configured = {query.identity[:3] for query in plan.queries}
+    workspaces = {workspace.spec.name: workspace for workspace in config.workspaces}
+    reasons = {
+        identity: describe_defect(list_endpoint, item)
+        or ("" if _has_bucket_starts(list_endpoint, workspaces[name]) else "requires timezone in the workspace")
+        for (name, list_endpoint), items in listed.items()
+        for item in items
+        if (identity := identify(name, list_endpoint, item)) not in configured
+    }
+    reasons |= {
+        identity: "archived"
+        for name, lists in results.items()
+        for list_endpoint, result in lists.items()
+        for item in result.archived_items
+        if (identity := identify(name, list_endpoint, item)) not in configured
+    }
+    addable = {
+        (name, list_endpoint): [
+            # A selector adds no segment without a name, but the config can give it one.
+            item if item.name.strip() else replace(item, name=item.id)
+            for item in items
+            if reasons.get(identify(name, list_endpoint, item)) == ""
+        ]
+        for (name, list_endpoint), items in listed.items()
+    }
+    entries = [replace(workspace, entries=_entries_for_all(workspace)) for workspace in config.workspaces]
+    selectors = build_plan(replace(config, workspaces=tuple(entries))).selectors
+    plan = _expand(replace(plan, selectors=selectors), config, addable)
+    fitting = {query.identity[:3] for query in plan.queries}
+    return {key: reason or ("" if key in fitting else EXCEEDS_LIMITS) for key, reason in reasons.items()}
 
 
 def describe_defect(list_endpoint: ListEndpoint, item: ListItem) -> str:
@@ -95,22 +84,17 @@ def describe_defect(list_endpoint: ListEndpoint, item: ListItem) -> str:
     return "" if item.is_tracked else "not tracked; enable its analytics tracking in Braze"
 
 
-def _identity(workspace: str, list_endpoint: ListEndpoint, item: ListItem) -> tuple[str, str, str]:
-    """Return the first fields of the identity of the queries for `item`."""
-    return workspace, KINDS_BY_LIST[list_endpoint].section, normalize_id(item.id) if list_endpoint.has_ids else item.id
-
-
-def _can_have_entries(kind: SeriesKind, workspace: ConfiguredWorkspace) -> bool:
-    """Return whether the start of a bucket is known. Without a time zone, that of a day is not."""
-    return Unit.HOUR in kind.units or workspace.spec.timezone is not None
+def _has_bucket_starts(list_endpoint: ListEndpoint, workspace: ConfiguredWorkspace) -> bool:
+    """Return whether the starts of the buckets are known. Without a time zone, those of days are not."""
+    return Unit.HOUR in KINDS_BY_LIST[list_endpoint].units or workspace.spec.timezone is not None
 
 
 def _entries_for_all(workspace: ConfiguredWorkspace) -> Mapping[str, tuple[LocatedEntry, ...]]:
     """Return an entry for each section that selects all items of its list."""
     return {
         kind.section: (LocatedEntry(SECTIONS[kind.section].model_validate({"regex": ".*"}), workspace.path),)
-        for kind in KINDS_BY_LIST.values()
-        if _can_have_entries(kind, workspace)
+        for list_endpoint, kind in KINDS_BY_LIST.items()
+        if _has_bucket_starts(list_endpoint, workspace)
     }
 
 

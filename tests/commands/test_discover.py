@@ -18,8 +18,9 @@ from support import KEY, NEW_YORK, NOW, VIP, run_program, running_braze, workspa
 from braze_exporter.backfill import context
 from braze_exporter.braze import transport
 from braze_exporter.braze.lists import CAMPAIGN_LIST, EVENT_LIST, LIST_ENDPOINTS, SEGMENT_LIST, ListItem
-from braze_exporter.commands import config_rendering, discover
-from braze_exporter.commands.discovery import Discovery
+from braze_exporter.commands import discover
+from braze_exporter.commands.config_rendering import render_config
+from braze_exporter.commands.discovery import Results, find_skip_reasons
 from braze_exporter.config.document import ConfigError
 from braze_exporter.config.loading import Config, load_config
 from braze_exporter.config.yaml_scalar import quote_scalar
@@ -336,13 +337,18 @@ def test_quoted_scalar_reads_as_same_text(text: str) -> None:
     assert yaml.safe_load(f"a: {{b: {written}}}") == {"a": {"b": text}}
 
 
+def render(config: Config, results: Results) -> str:
+    """Return the config with the items in `results`."""
+    return "\n".join(render_config(config, results, find_skip_reasons(config, results)))
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_config_is_kept(path: Path) -> None:
     """Without items in the lists, the output has the same plan and settings as the config, whatever its form."""
     config = load_config(path.read_text(encoding="utf-8"), "config.yaml")
     lists = dict.fromkeys(LIST_ENDPOINTS, ListResult())
-    discovered = Discovery(config, dict.fromkeys((workspace.spec.name for workspace in config.workspaces), lists))
-    printed = load_config("\n".join(config_rendering.render_config(config, discovered)), "printed.yaml")
+    text = render(config, dict.fromkeys((workspace.spec.name for workspace in config.workspaces), lists))
+    printed = load_config(text, "printed.yaml")
     assert build_plan(printed) == build_plan(config)
     assert printed.settings == config.settings
     assert [workspace.spec for workspace in printed.workspaces] == [workspace.spec for workspace in config.workspaces]
@@ -381,8 +387,7 @@ workspaces:
         SEGMENT_LIST: ListResult(tuple(segments)),
         CAMPAIGN_LIST: ListResult(tuple(campaigns[2:]), tuple(campaigns[:2])),
     }
-    discovered = Discovery(config, {"production": generated})
-    printed = "\n".join(config_rendering.render_config(config, discovered))
+    printed = render(config, {"production": generated})
     assert len(printed.splitlines()) == len(printed.split("\n"))
     (workspace,) = load_config(printed, "printed.yaml", allow_empty=True).workspaces
     subjects = {
