@@ -5,6 +5,10 @@ from dataclasses import dataclass, field
 
 from braze_exporter.config.values import format_duration
 
+# The usual values of `for` in built-in rules.
+SHORT_WAIT_SECONDS = 300.0
+DEFAULT_WAIT_SECONDS = 900.0
+
 
 @dataclass(frozen=True, slots=True)
 class RuleOptions:

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from braze_exporter.config.schema import Settings
-from braze_exporter.monitoring import builtin_alerts
+from braze_exporter.monitoring import exporter_alerts, workspace_alerts
 from braze_exporter.monitoring.query_alerts import QueryAlerts
 from braze_exporter.monitoring.rule import Rule, RuleOptions
 from braze_exporter.monitoring.selector_queries import selector_queries
@@ -30,9 +30,9 @@ def build_rules(plan: Plan, settings: Settings, options: RuleOptions = _NO_OPTIO
             for query, alerts_of_query in alerts
             if query.workspace == workspace
         ]
-        builtin_rules = [*builtin_alerts.workspace_scope(plan, queries).rules()]
+        builtin_rules = [*workspace_alerts.workspace_scope(plan, queries).rules()]
         if not options.job:
-            builtin_rules.insert(0, builtin_alerts.metrics_missing_rule(workspace))
+            builtin_rules.insert(0, exporter_alerts.metrics_missing_rule(workspace))
         groups.append((f"braze-exporter {workspace}", builtin_rules))
         if query_alerts:
             groups.append((f"braze {workspace}", [rule for alert in query_alerts for rule in alert.rules()]))
@@ -43,13 +43,15 @@ def build_builtin_rules(options: RuleOptions = _NO_OPTIONS) -> dict[str, Any]:
     """Return the groups of the built-in rules, for all workspaces of any config."""
     rules = _exporter_rules(options, has_state_file=True)
     if not options.job:
-        rules.insert(0, builtin_alerts.metrics_missing_rule())
-    return _as_dict([("braze-exporter", rules), ("braze-exporter workspaces", builtin_alerts.Scope().rules())], options)
+        rules.insert(0, exporter_alerts.metrics_missing_rule())
+    return _as_dict(
+        [("braze-exporter", rules), ("braze-exporter workspaces", workspace_alerts.Scope().rules())], options
+    )
 
 
 def _exporter_rules(options: RuleOptions, *, has_state_file: bool) -> list[Rule]:
-    down = [builtin_alerts.target_down_rule(options.job)] if options.job else []
-    return [*down, *builtin_alerts.exporter_rules(has_state_file=has_state_file)]
+    down = [exporter_alerts.target_down_rule(options.job)] if options.job else []
+    return [*down, *exporter_alerts.exporter_rules(has_state_file=has_state_file)]
 
 
 def _as_dict(groups: Iterable[tuple[str, Iterable[Rule]]], options: RuleOptions) -> dict[str, Any]:

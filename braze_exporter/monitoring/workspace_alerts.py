@@ -1,14 +1,15 @@
-"""The built-in alerting rules, for failures that would keep the alerts of the config from firing."""
+"""The built-in alerting rules of a workspace, for failures that would keep the alerts of the config from firing."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from braze_exporter.braze.errors import Reason
 from braze_exporter.braze.kinds import KINDS, SeriesKind, Unit
 from braze_exporter.braze.lists import LIST_ENDPOINTS, ListEndpoint
 from braze_exporter.braze.query import Query
 from braze_exporter.metrics.families import QUERY_LAST_SUCCESS, QUERY_MAX_AGE, Family
-from braze_exporter.metrics.promql import LabelRegex, format_number, max_by, quote, select_series
+from braze_exporter.metrics.promql import LabelRegex, format_number, max_by, select_series
 from braze_exporter.metrics.self_families import (
     BUDGET_RESERVE,
     DISCOVERY_SKIPPED,
@@ -19,21 +20,16 @@ from braze_exporter.metrics.self_families import (
     RATE_LIMIT,
     RATE_LIMIT_REMAINING,
     RATE_LIMIT_RESET,
-    RELOAD_SUCCESS_TIME,
-    RELOAD_SUCCESSFUL,
     REQUESTS_FAILED,
-    STATE_WRITE_FAILURES,
     TIMEZONE_MISMATCH,
     UP,
     QueryStatus,
 )
 from braze_exporter.monitoring.kind_texts import name_template
 from braze_exporter.monitoring.query_expr import NAME_LABELS, QUERY_ID_LABELS
-from braze_exporter.monitoring.rule import Rule
+from braze_exporter.monitoring.rule import DEFAULT_WAIT_SECONDS, SHORT_WAIT_SECONDS, Rule
 from braze_exporter.scheduler.plan import Plan
 
-_SHORT_WAIT_SECONDS = 300.0
-_DEFAULT_WAIT_SECONDS = 900.0
 _LONG_WAIT_SECONDS = 3_600.0
 # Lists are read about once per hour, so this is two missed reads.
 _MAX_LIST_AGE_SECONDS = 10_800.0
@@ -65,6 +61,10 @@ class Scope:
     def matchers(self) -> tuple[tuple[str, str], ...]:
         """The matchers of the workspace."""
         return (("workspace", self.workspace),) if self.workspace else ()
+
+    def rule(self, alert: str, expr: str, **more: Any) -> Rule:  # noqa: ANN401 - the fields of `Rule`
+        """Return a rule with the labels of the workspace."""
+        return Rule(alert, expr, labels=dict(self.matchers), **{"wait": DEFAULT_WAIT_SECONDS, **more})
 
     def rules(self) -> Iterator[Rule]:
         """Yield the rules for the workspace."""
@@ -99,64 +99,6 @@ def workspace_scope(plan: Plan, queries: Sequence[Query]) -> Scope:
     )
 
 
-def exporter_rules(*, has_state_file: bool) -> Iterator[Rule]:
-    """Yield the rules for the exporter process. `has_state_file` is true if a state file may be configured."""
-    yield Rule(
-        alert="BrazeExporterConfigReloadFailed",
-        expr=f"time() - {RELOAD_SUCCESS_TIME.name}\nand max_over_time({RELOAD_SUCCESSFUL.name}[5m]) == 0",
-        wait=_SHORT_WAIT_SECONDS,
-        summary="Failed Braze exporter configuration reload.",
-        description="The Braze exporter failed to reload its config and keeps the one loaded "
-        "{{ $value | humanizeDuration }} ago. The exporter's log and `braze-exporter check` list the problems.",
-    )
-    if has_state_file:
-        yield Rule(
-            alert="BrazeExporterStateWriteFailing",
-            expr=f"increase({STATE_WRITE_FAILURES.name}[10m]) > 0",
-            wait=_DEFAULT_WAIT_SECONDS,
-            summary="Braze exporter cannot write its state file.",
-            description='About {{ $value | printf "%.0f" }} writes of the state file failed in the last 10 minutes. '
-            "Until a write succeeds, counters do not increase and alerts for silent events do not fire. The log "
-            "contains the error. Check for a full or read-only disk.",
-        )
-
-
-def target_down_rule(job: str) -> Rule:
-    """Return the rule for exporters that the Prometheus job `job` cannot scrape, or does not have."""
-    up = f"up{{job={quote(job)}}}"
-    return Rule(
-        alert="BrazeExporterDown",
-        expr=f"{up} == 0\nor absent({up})",
-        wait=_SHORT_WAIT_SECONDS,
-        summary="Braze exporter cannot be scraped.",
-        description="Prometheus has not scraped {{ with $labels.instance }}the Braze exporter {{ . }}{{ else }}any "
-        "Braze exporter{{ end }} of job {{ $labels.job }} for 5 minutes or longer. No other alert for its workspaces "
-        "can fire. The target status page of Prometheus shows scrape errors.",
-        severity="critical",
-    )
-
-
-def metrics_missing_rule(workspace: str = "") -> Rule:
-    """Return the rule for missing metrics of a workspace, or of all. It needs no name of a Prometheus job."""
-    scope = Scope(workspace)
-    texts = (
-        ("workspace {{ $labels.workspace }}", " for it", ", or no longer has this workspace in its config")
-        if workspace
-        else ("a Braze exporter", "", "")
-    )
-    return Rule(
-        alert="BrazeExporterDown",
-        labels=dict(scope.matchers),
-        expr=f"absent({select_series(QUERIES, scope.matchers)})",
-        wait=_SHORT_WAIT_SECONDS,
-        summary="Braze exporter metrics are missing.",
-        description=f"Prometheus has had no metrics of {texts[0]} for 5 minutes or longer, so no other alert{texts[1]} "
-        f"can fire. The exporter is down or cannot be scraped{texts[2]}. The target status page of Prometheus shows "
-        "scrape errors.",
-        severity="critical",
-    )
-
-
 def _key_rejected_rule(scope: Scope) -> Rule:
     """Return the rule for an API key that Braze rejects for all queries of a kind.
 
@@ -169,11 +111,10 @@ def _key_rejected_rule(scope: Scope) -> Rule:
         max_by(select_series(QUERIES, (*scope.matchers, *state)), labels)
         for state in ((), (("state", QueryStatus.UP),))
     )
-    return Rule(
-        alert="BrazeAPIKeyRejected",
-        labels=dict(scope.matchers),
-        expr=f"{_auth_failures(scope, 'workspace, reason')} > 0\nand on (workspace) ({queries} > 0 unless {up} > 0)",
-        wait=_SHORT_WAIT_SECONDS,
+    return scope.rule(
+        "BrazeAPIKeyRejected",
+        f"{_auth_failures(scope, 'workspace, reason')} > 0\nand on (workspace) ({queries} > 0 unless {up} > 0)",
+        wait=SHORT_WAIT_SECONDS,
         summary="Braze rejects the API key.",
         description="Braze rejected the API key of workspace {{ $labels.workspace }} ({{ $labels.reason }}) in about "
         '{{ $value | printf "%.0f" }} requests in the last 10 minutes. '
@@ -187,13 +128,11 @@ def _key_rejected_rule(scope: Scope) -> Rule:
 
 def _fetches_failing_rule(scope: Scope) -> Rule:
     """Return the rule for a workspace whose queries all fail for a reason other than the API key."""
-    return Rule(
-        alert="BrazeFetchesFailing",
-        labels=dict(scope.matchers),
-        expr=f"time() - {max_by(select_series(QUERY_LAST_SUCCESS, scope.matchers), ['workspace'])}\n"
+    return scope.rule(
+        "BrazeFetchesFailing",
+        f"time() - {max_by(select_series(QUERY_LAST_SUCCESS, scope.matchers), ['workspace'])}\n"
         f"and {_up_expr(scope)} == 0\n"
         f"unless {_auth_failures(scope, 'workspace')} > 0",
-        wait=_DEFAULT_WAIT_SECONDS,
         summary="All fetches from Braze fail.",
         description=f"No fetch for workspace {{{{ $labels.workspace }}}} has succeeded {_SINCE_TEMPLATE}. "
         f"Values disappear when they are older than `max_age`. {REQUESTS_FAILED.name} counts the failures by reason. "
@@ -220,11 +159,9 @@ def _query_stale_rule(scope: Scope) -> Rule:
             f"time() - {success}\n  > {max_age}\n  unless on (workspace) {_reserve_reached(scope, (('pool', pool),))}"
         )
     any_stale = "\n  or ".join(stale_by_pool)
-    return Rule(
-        alert="BrazeQueryStale",
-        labels=dict(scope.matchers),
-        expr=f"(\n  {any_stale}\n)\nunless on (workspace) {_up_expr(scope)} == 0",
-        wait=_DEFAULT_WAIT_SECONDS,
+    return scope.rule(
+        "BrazeQueryStale",
+        f"(\n  {any_stale}\n)\nunless on (workspace) {_up_expr(scope)} == 0",
         summary="Values of a query are stale.",
         description=f"No fetch of the query {{{{ $labels.kind }}}} ({{{{ $labels.unit }}}}{_SUBJECT_TEMPLATE}) in "
         f"workspace {{{{ $labels.workspace }}}} has succeeded {_SINCE_TEMPLATE}, so its values are no longer exported. "
@@ -239,11 +176,9 @@ def _query_unlisted_rule(scope: Scope) -> Rule:
     Braze counts 0 for an unknown event, so its query does not fail.
     """
     unlisted = max_by(select_series(QUERY_UNLISTED, scope.matchers), QUERY_UNLISTED.labels)
-    return Rule(
-        alert="BrazeQueryUnlisted",
-        labels=dict(scope.matchers),
-        expr=f"{unlisted} == 1",
-        wait=_DEFAULT_WAIT_SECONDS,
+    return scope.rule(
+        "BrazeQueryUnlisted",
+        f"{unlisted} == 1",
         summary="Braze does not list a subject in the config.",
         description="{{ $labels.subject }} ({{ $labels.kind }} in the config of workspace {{ $labels.workspace }}) is "
         "missing from Braze's list. Braze may report 0 for it instead of an error. Check the spelling and the letter "
@@ -253,11 +188,9 @@ def _query_unlisted_rule(scope: Scope) -> Rule:
 
 def _items_skipped_rule(scope: Scope) -> Rule:
     """Return the rule for items that selectors match and that have no queries."""
-    return Rule(
-        alert="BrazeItemsSkipped",
-        labels=dict(scope.matchers),
-        expr=f"{max_by(select_series(DISCOVERY_SKIPPED, scope.matchers), DISCOVERY_SKIPPED.labels)} > 0",
-        wait=_DEFAULT_WAIT_SECONDS,
+    return scope.rule(
+        "BrazeItemsSkipped",
+        f"{max_by(select_series(DISCOVERY_SKIPPED, scope.matchers), DISCOVERY_SKIPPED.labels)} > 0",
         summary="Items that selectors match are skipped.",
         description='{{ $value | printf "%.0f" }} items that selectors of {{ $labels.kind }} match in workspace '
         "{{ $labels.workspace }} have no queries. They exceed `max_queries` or `budget.share`, so they have neither "
@@ -267,11 +200,9 @@ def _items_skipped_rule(scope: Scope) -> Rule:
 
 def _rate_limit_low_rule(scope: Scope) -> Rule:
     """Return the rule for a rate limit that has reached the reserve, until Braze's window ends."""
-    return Rule(
-        alert="BrazeRateLimitLow",
-        labels=dict(scope.matchers),
-        expr=_reserve_reached(scope),
-        wait=_DEFAULT_WAIT_SECONDS,
+    return scope.rule(
+        "BrazeRateLimitLow",
+        _reserve_reached(scope),
         summary="Braze rate limit has reached the reserve.",
         description="{{ $value | humanizePercentage }} of the rate limit of workspace {{ $labels.workspace }} is left "
         "(pool {{ $labels.pool }}), so the exporter pauses its requests until the limit resets. `budget.reserve` "
@@ -286,11 +217,9 @@ def _list_fetch_failing_rule(scope: Scope) -> Rule:
     Before the first success the timestamp is 0, so the rule fires for a list that has never been read too.
     """
     last_success = max_by(_list_series(LIST_LAST_SUCCESS, scope), LIST_LAST_SUCCESS.labels)
-    return Rule(
-        alert="BrazeListFetchFailing",
-        labels=dict(scope.matchers),
-        expr=f"time() - {last_success} > {format_number(_MAX_LIST_AGE_SECONDS)}",
-        wait=_DEFAULT_WAIT_SECONDS,
+    return scope.rule(
+        "BrazeListFetchFailing",
+        f"time() - {last_success} > {format_number(_MAX_LIST_AGE_SECONDS)}",
         summary="Fetches of a Braze list fail.",
         description="No fetch of Braze's list of {{ $labels.list }} for workspace {{ $labels.workspace }} has "
         f"succeeded {_SINCE_TEMPLATE}. Until one succeeds, selectors select only items that were listed before. The "
@@ -303,11 +232,9 @@ def _list_suspect_rule(scope: Scope) -> Rule:
 
     The exporter reads such a list again after 5 minutes, and uses it after an hour.
     """
-    return Rule(
-        alert="BrazeListSuspect",
-        labels=dict(scope.matchers),
-        expr=f"{max_by(_list_series(LIST_SUSPECT, scope), LIST_SUSPECT.labels)} == 1",
-        wait=_DEFAULT_WAIT_SECONDS,
+    return scope.rule(
+        "BrazeListSuspect",
+        f"{max_by(_list_series(LIST_SUSPECT, scope), LIST_SUSPECT.labels)} == 1",
         summary="A Braze list has lost most of its items.",
         description="Braze's list of {{ $labels.list }} for workspace {{ $labels.workspace }} lacks more than half of "
         "the items that it had before. The exporter keeps the previous list. If the list is still short an hour after "
@@ -323,10 +250,9 @@ def _list_series(family: Family, scope: Scope) -> str:
 
 
 def _timezone_mismatch_rule(scope: Scope) -> Rule:
-    return Rule(
-        alert="BrazeTimezoneMismatch",
-        labels=dict(scope.matchers),
-        expr=f"{max_by(select_series(TIMEZONE_MISMATCH, scope.matchers), ['workspace'])} == 1",
+    return scope.rule(
+        "BrazeTimezoneMismatch",
+        f"{max_by(select_series(TIMEZONE_MISMATCH, scope.matchers), ['workspace'])} == 1",
         wait=_LONG_WAIT_SECONDS,
         summary="Configured time zone differs from Braze's.",
         description="The newest day in the responses for workspace {{ $labels.workspace }} has differed from the "
