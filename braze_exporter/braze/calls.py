@@ -12,11 +12,12 @@ class FetchedSeries:
     """The result of a successful call for a query.
 
     `responded_at` is the time of the response by Braze's clock, in seconds since the epoch, or None without a valid
-    `Date` header.
+    `Date` header. `digest` is that of the body.
     """
 
     series: tuple[Series, ...]
     responded_at: float | None
+    digest: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 It caches nothing and never retries.
 """
 
+import hashlib
 import http.client
 import logging
 import threading
@@ -18,7 +19,7 @@ from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.lists import ListEndpoint, ListItem
 from braze_exporter.braze.pools import Endpoint
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.series import Series, bucket_starts
+from braze_exporter.braze.series import Series, bucket_starts, share_unchanged
 from braze_exporter.braze.transport import RawResponse, Transport
 
 # The maximum length of Braze's message in an error detail.
@@ -67,19 +68,28 @@ class Client:
         # How many seconds the local clock was ahead of Braze's at the last response.
         self._clock_ahead_seconds = 0.0
 
-    def fetch(self, query: Query, length: int, permit: Permit) -> FetchedSeries:
+    def fetch(
+        self, query: Query, length: int, permit: Permit, previous: tuple[bytes, tuple[Series, ...]] = (b"", ())
+    ) -> FetchedSeries:
         """Fetch the newest `length` buckets of `query` with one request, for which `permit` was granted.
 
-        Raises `BrazeError` if the request fails.
+        `previous` has the digest of the body of the previous response and its series. What has not changed since is the
+        same object in the result, and an equal body is not parsed again. Raises `BrazeError` if the request fails.
         """
+        digest, series = previous
 
-        def read(body: bytes, earliest: float, latest: float) -> tuple[Series, ...]:
-            return parsing.parse_series(query, body, length, earliest, latest)
+        def read(body: bytes, earliest: float, latest: float) -> tuple[tuple[Series, ...], bytes]:
+            new_digest = hashlib.sha256(body).digest()
+            if new_digest == digest:
+                parsing.check_starts(query, bucket_starts(series), length, earliest, latest)
+                return series, digest
+            return share_unchanged(parsing.parse_series(query, body, length, earliest, latest), series), new_digest
 
         parameters = _build_parameters(query, length, self._wall() - self._clock_ahead_seconds)
-        return FetchedSeries(
-            *self._request(query.kind, parameters, permit, read, lambda series: {"buckets": len(bucket_starts(series))})
+        (fetched, fetched_digest), responded_at = self._request(
+            query.kind, parameters, permit, read, lambda content: {"buckets": len(bucket_starts(content[0]))}
         )
+        return FetchedSeries(fetched, responded_at, fetched_digest)
 
     def fetch_page(self, list_endpoint: ListEndpoint, number: int, permit: Permit) -> tuple[ListItem | None, ...]:
         """Return the items of page `number` of a list, fetched with one request, for which `permit` was granted.

@@ -139,12 +139,10 @@ def _parse_seconds(text: str, now: float) -> float | None:
     return number - now if number is not None and number >= _MIN_EPOCH_RESET else number
 
 
-def parse_series(query: Query, body: bytes, length: int, earliest: float, latest: float) -> tuple[Series, ...]:
-    """Return the series in the `body` of a successful response, ordered by time.
+def check_starts(query: Query, starts: Iterable[int], length: int, earliest: float, latest: float) -> None:
+    """Raise `BrazeError` if a bucket of a response is in the future, or older than those that were requested.
 
-    `length` is the number of buckets that were requested. `earliest` and `latest` are the limits of the time of the
-    response, in seconds since the epoch: the local clock and Braze's may differ. Raises `BrazeError` if the response is
-    malformed. The error contains no value of the body, but may contain the name of a field.
+    The arguments are as in `parse_series`.
     """
     end = earliest if query.ending_at is None else query.ending_at
     unit, zone = query.unit, query.zone
@@ -153,16 +151,27 @@ def parse_series(query: Query, body: bytes, length: int, earliest: float, latest
     newest = (
         latest + _MAX_HOUR_AHEAD_SECONDS if unit is Unit.HOUR else bucket_number(latest, unit, zone) + _MAX_DAYS_AHEAD
     )
-    hook = compact_object if len(body) > _LARGE_BODY_BYTES else None
-    rows = select_rows(query, parse_body(body, hook).get("data"))
-    times = [parse_time(row) for row in rows]
-    starts = (_parse_days if unit is Unit.DAY else _parse_hours)(times, zone)
     for start in starts:
         number = bucket_number(start, unit, zone)
         if number > newest:
             raise invalid_response("a time is in the future")
         if number < oldest:
             raise invalid_response(f"a row is older than the requested {length} {unit}s")
+
+
+def parse_series(query: Query, body: bytes, length: int, earliest: float, latest: float) -> tuple[Series, ...]:
+    """Return the series in the `body` of a successful response, ordered by time.
+
+    `length` is the number of buckets that were requested. `earliest` and `latest` are the limits of the time of the
+    response, in seconds since the epoch: the local clock and Braze's may differ. Raises `BrazeError` if the response is
+    malformed. The error contains no value of the body, but may contain the name of a field.
+    """
+    unit, zone = query.unit, query.zone
+    hook = compact_object if len(body) > _LARGE_BODY_BYTES else None
+    rows = select_rows(query, parse_body(body, hook).get("data"))
+    times = [parse_time(row) for row in rows]
+    starts = (_parse_days if unit is Unit.DAY else _parse_hours)(times, zone)
+    check_starts(query, starts, length, earliest, latest)
     has_local_hours = unit is Unit.HOUR and any(time.moment.tzinfo is None for time in times)
     order = sorted(range(len(starts)), key=starts.__getitem__)
     in_order = tuple([starts[index] for index in order])

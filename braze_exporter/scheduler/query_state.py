@@ -31,7 +31,8 @@ class Response:
 
     `sent_at` and `received_at` are in seconds since the epoch, `received_monotonic` in seconds of the monotonic clock.
     `sent_at` is by Braze's clock if the exporter's clock is ahead of it. `is_complete` is true if this response
-    completes a repair (see `repair`). `is_short` is true if fewer buckets were requested than usual.
+    completes a repair (see `repair`). `is_short` is true if fewer buckets were requested than usual. `digest` is that
+    of the body, empty if the response was restored from the state file.
     """
 
     series: tuple[Series, ...]
@@ -40,6 +41,7 @@ class Response:
     received_monotonic: float
     is_complete: bool = True
     is_short: bool = False
+    digest: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from braze_exporter.braze.calls import FetchedSeries, Permit
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import SeriesKind
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.series import bucket_starts, share_unchanged
+from braze_exporter.braze.series import bucket_starts
 from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.clients import WorkspaceClient
 from braze_exporter.scheduler.endpoints import QueryEndpoints, endpoint_key
@@ -236,7 +236,9 @@ class Scheduler:
         if since is None and query.baseline_weeks:
             since = query_state.added_at  # the history chunks cover the time before
         request = query_state.repair.next_request(query, fetch_length(query, since, now), now)
-        return client.fetch(replace(query, ending_at=request.ending_at), request.length, permit)
+        response = query_state.response
+        previous = (response.digest, response.series) if response is not None else (b"", ())
+        return client.fetch(replace(query, ending_at=request.ending_at), request.length, permit, previous)
 
     def _run(self, query_state: QueryState, admitted: Permit | Deferred) -> None:
         """Fetch a query in a thread of its `WorkerPool`, or defer it if it was not admitted."""
@@ -300,14 +302,14 @@ class Scheduler:
         request = query_state.repair.request
         oldest = next(iter(bucket_starts(fetched.series)), None)
         outcome = query_state.repair.record_success(query_state.query, requested_at, oldest)
-        previous = query_state.response
         return Response(
-            share_unchanged(fetched.series, previous.series) if previous is not None else fetched.series,
+            fetched.series,
             requested_at,
             self._wall(),
             self._monotonic(),
             is_complete=outcome.is_complete,
             is_short=request is not None and request.length < query_state.query.length,
+            digest=fetched.digest,
         )
 
     def _update_circuits(self) -> None:

@@ -387,3 +387,16 @@ def test_hours_that_start_at_another_minute_count_nothing_twice() -> None:
             totals.append(exporter.scrape().value(TOTAL))
             exporter.clock.advance(300)
     assert totals == [0, 5, 5, 8, 8, 9]
+
+
+def test_repeated_body_is_rejected_once_its_rows_are_too_old() -> None:
+    """A body that does not change is a success only while its rows are in the requested range."""
+    rows = [{"time": HourFormat.ZULU.write(CURRENT_HOUR - back * HOUR, NEW_YORK), "count": 5} for back in range(24)]
+    with running_exporter("{event: purchase}", RecordedCounts(events=["purchase"])) as exporter:
+        exporter.braze.inject(response_faults.edited(lambda document: document.update(data=rows)))
+        pages = [exporter.scrape()]
+        for hours in (1, 3):
+            exporter.clock.advance(hours * HOUR)
+            pages.append(exporter.scrape())
+    assert [page.value("braze_query_up") for page in pages] == [1, 1, 0]
+    assert pages[1].value(SETTLED, event="purchase") == 5

@@ -277,7 +277,7 @@ class StubClient(Client):
     def __init__(self, respond: Callable[[Query], FetchedSeries]) -> None:
         self._respond = respond
 
-    def fetch(self, query: Query, length: int, permit: Permit) -> FetchedSeries:  # noqa: ARG002 - as the real one
+    def fetch(self, query: Query, *_: object) -> FetchedSeries:
         """Return the made-up response."""
         return self._respond(query)
 
