@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from braze_exporter.braze.errors import Reason
 from braze_exporter.braze.kinds import SeriesKind
+from braze_exporter.config.plurals import pluralize
 from braze_exporter.metrics.self_families import QUERY_UNLISTED
 from braze_exporter.scheduler.admission import LimiterStatus
 from braze_exporter.scheduler.list_refresh import ListState
@@ -88,7 +89,7 @@ def _selection_message(kind: SeriesKind, selection: SelectionResult | None) -> S
     what = kind.list_endpoint.item_names if kind.list_endpoint is not None else ("", "")
     if selection is None:
         return Level.PENDING, f"Selectors of {kind.section} are waiting for Braze's list of {what[1]}."
-    listed = f"{selection.listed_count:,} {what[selection.listed_count != 1]}"
+    listed = pluralize(selection.listed_count, *what)
     text = f"Selectors of {kind.section} match {selection.matched_count:,} of {listed}"
     if not selection.matched_count:
         return Level.WARNING, f"{text}."

@@ -53,22 +53,18 @@ STATUS_MESSAGES: Mapping[QueryStatus, tuple[str, Level]] = {
     QueryStatus.UP: ("up", Level.OK),
 }
 
+# The other reasons are described by the beginning of the detail, which is the status of the response.
 _REASON_MESSAGES: Mapping[Reason, str] = {
     Reason.BAD_REQUEST: "400 Bad Request: query rejected",
-    Reason.UNAUTHORIZED: "{detail}",
     Reason.FORBIDDEN: "403 Forbidden: the key lacks the permission {permission}",
     Reason.NOT_FOUND: "404 Not Found: unknown endpoint",
     Reason.RATE_LIMITED: "429 Too Many Requests",
-    Reason.SERVER_ERROR: "{status}",
-    Reason.UNEXPECTED_STATUS: "{status}",
     Reason.TIMEOUT: "request timed out",
     Reason.CONNECTION: "connection failed",
     Reason.DNS: "host name of url not found",
     Reason.TLS: "TLS connection failed",
-    Reason.PROXY: "{status}",
     Reason.TOO_LARGE: "response too large",
     Reason.TRUNCATED: "response truncated",
-    Reason.INVALID_RESPONSE: "{status}",
 }
 
 _PAUSE_MESSAGES: Mapping[PauseReason, str] = {
@@ -117,12 +113,12 @@ def _pause_message(pause: Pause, format_time_in: TimeFormatter) -> str:
 
 def failure_message(error: BrazeError, permission: str) -> str:
     """Return why a call failed, without a period. `permission` is the one that the call needs."""
-    return _REASON_MESSAGES[error.reason].format(
-        permission=permission, status=error.detail.partition(":")[0], detail=_detail_without_hint(error)
-    )
+    if error.reason in _REASON_MESSAGES:
+        return _REASON_MESSAGES[error.reason].format(permission=permission)
+    return _rejection(error) if error.reason is Reason.UNAUTHORIZED else error.detail.partition(":")[0]
 
 
-def _detail_without_hint(error: BrazeError) -> str:
+def _rejection(error: BrazeError) -> str:
     """Return the detail of an error without the hint in parentheses. The log has the hint."""
     return error.detail.partition(" (")[0]
 
@@ -164,14 +160,11 @@ def workspace_health(
         *list_messages,
     ]
     if mismatched_zone:
-        text = (
-            f"Braze's newest day is not today in {mismatched_zone}. Set timezone to the company's time zone in Braze."
-        )
-        messages.append((Level.ERROR, text))
+        remedy = "Set timezone to the company's time zone in Braze."
+        messages.append((Level.ERROR, f"Braze's newest day is not today in {mismatched_zone}. {remedy}"))
     if remaining_history:
-        messages.append(
-            (Level.OK, f"Fetching history for baselines: {pluralize(remaining_history, 'call', 'calls')} left.")
-        )
+        calls = pluralize(remaining_history, "call", "calls")
+        messages.append((Level.OK, f"Fetching history for baselines: {calls} left."))
     messages.sort(key=lambda item: list(Level).index(item[0]))
     return Health(messages[0][0], [text for _, text in messages])
 
@@ -184,27 +177,15 @@ def retry_message(seconds: float, format_time_in: TimeFormatter) -> str:
 def _auth_messages(
     limiter_status: LimiterStatus, permissions: Mapping[str, str], format_time_in: TimeFormatter
 ) -> list[StatusMessage]:
-    if limiter_status.key_failure is not None and permissions:
-        return [
-            (
-                Level.ERROR,
-                (
-                    f"{_detail_without_hint(limiter_status.key_failure.error)}. "
-                    f"{retry_message(limiter_status.key_failure.seconds, format_time_in)}"
-                ),
-            )
+    if (failure := limiter_status.key_failure) is not None and permissions:
+        failures = [(_rejection(failure.error), failure)]
+    else:
+        failures = [
+            (_permission_message(failure.error, permissions[endpoint]), failure)
+            for endpoint, failure in limiter_status.endpoint_failures.items()
+            if endpoint in permissions
         ]
-    return [
-        (
-            Level.ERROR,
-            (
-                f"{_permission_message(failure.error, permissions[endpoint])}. "
-                f"{retry_message(failure.seconds, format_time_in)}"
-            ),
-        )
-        for endpoint, failure in limiter_status.endpoint_failures.items()
-        if endpoint in permissions
-    ]
+    return [(Level.ERROR, f"{text}. {retry_message(failure.seconds, format_time_in)}") for text, failure in failures]
 
 
 def _permission_message(error: BrazeError, permission: str) -> str:
