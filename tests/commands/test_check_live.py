@@ -342,6 +342,18 @@ def test_host_that_is_not_braze_is_one_problem(braze: CheckLiveRig, fault: Fault
     assert braze.problems() == [f"all 4 queries: {detail}"]
 
 
+def test_failure_of_queries_and_lists_is_one_problem(braze: CheckLiveRig) -> None:
+    """If the lists fail for the same reason as the queries, only the queries are reported."""
+    braze.braze.inject(response_faults.html(503))
+    good, lines = braze.check()
+    assert not good
+    assert lines == [
+        "production: note: 0 of 4 queries succeeded",
+        "production: problem: all 4 queries: 503 Service Unavailable",
+        "1 problem, 1 note",
+    ]
+
+
 def test_unreachable_host_is_one_problem(braze: CheckLiveRig) -> None:
     """If Braze does not respond, the first list is tried twice, nothing else is tried, and one problem is reported.
 
