@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from string import ascii_uppercase
 from typing import Any
 
 from braze_exporter.braze.kinds import Unit
@@ -10,7 +9,7 @@ from braze_exporter.braze.metric_group import MetricGroup
 from braze_exporter.braze.query import QUERY_LABELS
 from braze_exporter.metrics.self_families import QUERIES
 from braze_exporter.monitoring.kind_texts import kind_title
-from braze_exporter.monitoring.panels import GREY, NO_DATA, Column, Json, Row, Target, chart, numbers, steps, table
+from braze_exporter.monitoring.panels import GREY, Column, Json, Row, Target, chart, matrix, numbers, steps, table
 from braze_exporter.monitoring.series_groups import (
     MIN_COUNT,
     SeriesGroup,
@@ -72,11 +71,7 @@ class BrazeDashboard:
 
     @property
     def _workspace(self) -> list[Column]:
-        return [Column("workspace", "Workspace", width=100)] if self.has_workspaces else []
-
-    @property
-    def _hidden(self) -> list[str]:
-        return [] if self.has_workspaces else ["workspace"]
+        return [Column("Workspace", "workspace", width=100)] if self.has_workspaces else []
 
     def _legend(self, text: str) -> str:
         return f"{{{{workspace}}}} {text}" if self.has_workspaces else text
@@ -88,20 +83,22 @@ class BrazeDashboard:
         names = [label for label in QUERY_LABELS if label not in {"workspace", "kind", "unit"}]
         joined = ", ".join(f'"{label}"' for label in ("subject", *names, "pool", "list", "instance"))
         expr = f'label_replace(label_join({expr}, "subject", " ", {joined}), "subject", "$1", "subject", " *(.*?) *")'
-        columns = [
-            Column("alertname", "Alert"),
-            Column("subject", "Subject"),
-            *self._workspace,
-            Column("severity", "Severity", _SEVERITY, width=75),
-            Column("A", "For", numbers("s", decimals=None), width=75),
-        ]
         return table(
             "Firing alerts",
             "Alerts of the selected workspaces and of the exporter. They need the rules that `braze-exporter rules` "
             "prints.",
-            [f"max by (alertname, severity, workspace, subject) ({expr})"],
-            columns,
-            hidden=self._hidden,
+            [
+                Column("Alert", "alertname"),
+                Column("Subject", "subject"),
+                *self._workspace,
+                Column("Severity", "severity", field=_SEVERITY, width=75),
+                Column(
+                    "For",
+                    expr=f"max by (alertname, severity, workspace, subject) ({expr})",
+                    field=numbers("s", decimals=None),
+                    width=75,
+                ),
+            ],
             width=10,
             height=13,
             no_value="No alert is firing.",
@@ -132,47 +129,29 @@ class BrazeDashboard:
         # Kinds without a value are shown as unknown.
         queries = {group.kind: select(QUERIES, f'kind="{group.kind.section}"') for group in (*counted, *active)}
         unknown = [with_kind(f"max by (workspace) ({expr}) * NaN", kind) for kind, expr in queries.items()]
-        columns = [
-            Column("kind", "Kind"),
-            *self._workspace,
-            Column("A", "24 hours", _COUNT),
-            Column("B", "vs a week before", _RATIO),
-            Column("C", "7 days", _COUNT),
-            Column("D", "vs 7 days before", _RATIO),
-        ]
         return table(
             "What Braze reported",
             "Totals of the selected series, late arrivals included, and their ratios to the same 24 hours a week "
             "before and to the 7 days before. Active users are those of the newest settled day. Stale queries are "
             f"left out. {_LEGEND_OF_RATIOS}",
-            [union([*sums(1), *users, *unknown]), union([*ratios(1), *user_ratios]), union(sums(7)), union(ratios(7))],
-            columns,
-            hidden=self._hidden,
+            [
+                Column("Kind", "kind"),
+                *self._workspace,
+                Column("24 hours", expr=union([*sums(1), *users, *unknown]), field=_COUNT),
+                Column("vs a week before", expr=union([*ratios(1), *user_ratios]), field=_RATIO),
+                Column("7 days", expr=union(sums(7)), field=_COUNT),
+                Column("vs 7 days before", expr=union(ratios(7)), field=_RATIO),
+            ],
             width=14,
             height=13,
-            no_value=NO_DATA,
             sort=("Kind", False),
         )
 
     def _changes(self) -> Iterator[Json]:
         """Yield the tables of the series that fell and rose most within a week."""
         counted = counted_groups(self.groups)
-        ratios, counts = (
-            union(with_kind(name_subject(expr, group), group.kind) for group, expr in exprs)
-            for exprs in (
-                [(group, group.change(1)) for group in counted],
-                [(group, group.increase(1)) for group in counted],
-            )
-        )
-        columns = [
-            Column("kind", "Kind", width=130),
-            Column("subject", "Subject"),
-            Column("braze_app", "App", width=75),
-            *self._workspace,
-            Column("B", "24 hours", _COUNT, width=80),
-            Column("A", "vs a week before", _RATIO_BAR, is_bar=True, width=160),
-        ]
-        labels = {label for group in counted for label in group.labels} - {"workspace", "braze_app"}
+        ratios = union(with_kind(name_subject(group.change(1), group), group.kind) for group in counted)
+        counts = union(with_kind(name_subject(group.increase(1), group), group.kind) for group in counted)
         for title, expr, is_descending in (
             ("Fell most", f"bottomk({_MAX_CHANGES}, ({ratios}) < 1)", False),
             ("Rose most", f"topk({_MAX_CHANGES}, ({ratios}) > 1)", True),
@@ -181,9 +160,14 @@ class BrazeDashboard:
                 title,
                 "What Braze reported in the last 24 hours as a ratio to the same 24 hours a week before, by event, "
                 f"product, campaign, Canvas and app. Bars end at 200%. {_LEGEND_OF_RATIOS}",
-                [expr, f"({counts})\nand ({expr})"],
-                columns,
-                hidden=[*self._hidden, *sorted(labels)],
+                [
+                    Column("Kind", "kind", width=130),
+                    Column("Subject", "subject"),
+                    Column("App", "braze_app", width=75),
+                    *self._workspace,
+                    Column("24 hours", expr=f"({counts})\nand ({expr})", field=_COUNT, width=80),
+                    Column("vs a week before", expr=expr, field=_RATIO_BAR, is_bar=True, width=160),
+                ],
                 width=12,
                 height=12,
                 no_value=f"Nothing {title.split()[0].lower()}, or nothing can be compared.",
@@ -272,14 +256,12 @@ class BrazeDashboard:
             style="stacked",
         )
         by = ("channel", "stat")
-        yield table(
+        yield matrix(
             f"{title}: outcomes by channel, newest settled day",
             "Each statistic of Braze, except those of unique users, which cannot be added up. All selected together.",
-            [group.gauge("settled", metric_group=messages, stats=_ADDITIVE_STATS, by=by, is_current=True)],
-            [Column("stat\\channel", "Statistic", width=220)],
-            matrix=by,
-            width=12,
-            no_value=NO_DATA,
+            group.gauge("settled", metric_group=messages, stats=_ADDITIVE_STATS, by=by, is_current=True),
+            "channel",
+            Column("Statistic", "stat", width=220),
         )
         for name, each in others.items():
             yield _unit_chart(
@@ -300,19 +282,15 @@ class BrazeDashboard:
         """
         label = group.kind.subject_label
         link = f"/d/${{__dashboard.uid}}?${{datasource:queryparam}}&${{workspace:queryparam}}&var-{label}="
-        fields = zip(ascii_uppercase, columns.items(), strict=False)
         return table(
             title,
             f"{description} Click on a name to select it, and on a header to sort.",
-            [name_subject(expr, group) for expr, _ in columns.values()],
             [
-                Column("subject", label.capitalize(), link=f"{link}${{__value.raw:percentencode}}"),
+                Column(label.capitalize(), "subject", link=f"{link}${{__value.raw:percentencode}}"),
                 *self._workspace,
-                *(Column(ref, column, field) for ref, (column, (_, field)) in fields),
+                *(Column(name, expr=name_subject(expr, group), field=field) for name, (expr, field) in columns.items()),
             ],
-            hidden=[*self._hidden, *group.metric_group.labels],
             height=9,
-            no_value=NO_DATA,
             sort=(sort, True),
         )
 

@@ -2,13 +2,11 @@
 
 import functools
 from collections.abc import Iterator
-from string import ascii_uppercase
 
 from braze_exporter.braze.errors import Reason
 from braze_exporter.braze.kinds import KINDS
 from braze_exporter.braze.lists import LIST_ENDPOINTS
 from braze_exporter.braze.pools import Endpoint
-from braze_exporter.braze.query import QUERY_LABELS
 from braze_exporter.metrics import self_families as metrics
 from braze_exporter.metrics.families import (
     QUERY_LAST_SUCCESS,
@@ -21,7 +19,6 @@ from braze_exporter.metrics.promql import max_by
 from braze_exporter.metrics.self_families import QueryStatus
 from braze_exporter.monitoring.panels import (
     GREY,
-    NO_DATA,
     Column,
     Json,
     Row,
@@ -33,7 +30,7 @@ from braze_exporter.monitoring.panels import (
     table,
 )
 from braze_exporter.monitoring.series_groups import select as select_series
-from braze_exporter.monitoring.series_groups import with_label
+from braze_exporter.monitoring.series_groups import union, with_label
 
 # Requests are counted over at least four times this, which is longer than the usual `refresh_interval`.
 _INTERVAL = "5m"
@@ -52,6 +49,7 @@ _WARNINGS = numbers(thresholds=steps("text", (1, "orange")), unknown="-")
 _SUCCESS = numbers(values={"0": ("fail", "red"), "1": ("succeed", "green")})
 _UP_RATIO = numbers("percentunit", decimals=1, thresholds=steps("red", (0.9, "orange"), (1, "green")))
 _LIMIT_LEFT = numbers("percentunit", decimals=1, thresholds=steps("red", (0.2, "orange"), (0.4, "green")))
+_IDENTITY = (Column("Workspace", "workspace"), Column("Kind", "kind"))
 
 select = functools.partial(select_series, variables=("workspace",))
 
@@ -95,56 +93,60 @@ def _oldest_success() -> str:
 
 
 def _tiles() -> Iterator[Json]:
-    yield stat(
-        "Exporter",
-        "Whether Prometheus can scrape the exporter. Unknown if it scraped none in the last day.",
-        f"min(up and on (job, instance) last_over_time({_BUILD}[1d]))",
-        numbers(values={"0": ("down", "red"), "1": ("up", "green")}),
-    )
-    yield stat(
-        "Fetches",
-        "Whether the last fetch of at least one query succeeded, in each workspace.",
-        f"min({select(metrics.UP)})",
-        _SUCCESS,
-    )
-    yield stat(
-        "API key",
-        "Whether Braze rejected requests with 401 or 403 in the last 10 minutes. The status page names the permission.",
-        f"sum({_rejections()}) > bool 0",
-        numbers(values={"0": ("accepted", "green"), "1": ("rejected", "red")}),
-    )
-    yield stat(
-        "Queries up",
-        "Share of the queries whose last fetch succeeded and whose values are not stale.",
-        f"sum({_count(QueryStatus.UP)}) / sum({_count()})",
-        _UP_RATIO,
-    )
-    yield stat(
-        "Stale queries",
-        "Queries whose values are older than `max_age`, so that they are no longer exported.",
-        f"sum({_count(QueryStatus.STALE)})",
-        numbers(thresholds=steps("green", (1, "red"))),
-    )
-    yield stat(
-        "Rate limit left",
-        "Smallest share of Braze's rate limits that is left in the window, after all requests of your company.",
-        f"min({_limit_left('workspace')})",
-        _LIMIT_LEFT,
-    )
-    yield stat(
-        "List problems",
-        "Names and ids of the config that Braze does not list, and items that selectors match and that have no query.",
-        f"sum({_latest(metrics.QUERY_UNLISTED)} or {_latest(metrics.DISCOVERY_SKIPPED)}) "
-        f"or 0 * count({select(metrics.QUERIES)})",
-        numbers(thresholds=steps("green", (1, "orange"))),
-    )
-    yield stat(
-        "Config, state",
-        "Whether the last reload of the config and all writes of the state file in the last 15 minutes succeeded.",
-        f"max(({metrics.RELOAD_SUCCESSFUL.name} == bool 0) or "
-        f"(increase({metrics.STATE_WRITE_FAILURES.name}[15m]) > bool 0 and {metrics.RELOAD_SUCCESSFUL.name}))",
-        numbers(values={"0": ("good", "green"), "1": ("failing", "red")}),
-    )
+    failed_writes = f"increase({metrics.STATE_WRITE_FAILURES.name}[15m]) > bool 0"
+    reload = metrics.RELOAD_SUCCESSFUL.name
+    list_problems = f"{_latest(metrics.QUERY_UNLISTED)} or {_latest(metrics.DISCOVERY_SKIPPED)}"
+    for title, description, expr, field in (
+        (
+            "Exporter",
+            "Whether Prometheus can scrape the exporter. Unknown if it scraped none in the last day.",
+            f"min(up and on (job, instance) last_over_time({_BUILD}[1d]))",
+            numbers(values={"0": ("down", "red"), "1": ("up", "green")}),
+        ),
+        (
+            "Fetches",
+            "Whether the last fetch of at least one query succeeded, in each workspace.",
+            f"min({select(metrics.UP)})",
+            _SUCCESS,
+        ),
+        (
+            "API key",
+            "Whether Braze answered requests with 401 or 403 in the last 10 minutes. The log names the permission.",
+            f"sum({_rejections()}) > bool 0",
+            numbers(values={"0": ("accepted", "green"), "1": ("rejected", "red")}),
+        ),
+        (
+            "Queries up",
+            "Share of the queries whose last fetch succeeded and whose values are not stale.",
+            f"sum({_count(QueryStatus.UP)}) / sum({_count()})",
+            _UP_RATIO,
+        ),
+        (
+            "Stale queries",
+            "Queries whose values are older than `max_age`, so that they are no longer exported.",
+            f"sum({_count(QueryStatus.STALE)})",
+            numbers(thresholds=steps("green", (1, "red"))),
+        ),
+        (
+            "Rate limit left",
+            "Smallest share of Braze's rate limits that is left in the window, after all requests of your company.",
+            f"min({_limit_left('workspace')})",
+            _LIMIT_LEFT,
+        ),
+        (
+            "List problems",
+            "Names and ids of the config that Braze does not list, and matching items without a query.",
+            f"sum({list_problems}) or 0 * count({select(metrics.QUERIES)})",
+            numbers(thresholds=steps("green", (1, "orange"))),
+        ),
+        (
+            "Config, state",
+            "Whether the last reload of the config and all writes of the state file in the last 15 minutes succeeded.",
+            f"max(({reload} == bool 0) or ({failed_writes} and {reload}))",
+            numbers(values={"0": ("good", "green"), "1": ("failing", "red")}),
+        ),
+    ):
+        yield stat(title, description, expr, field)
 
 
 def _workspaces() -> Json:
@@ -164,13 +166,11 @@ def _workspaces() -> Json:
         "Workspaces",
         "The state of each workspace. The time zone is checked with daily queries: whether Braze's days are those of "
         "`timezone`.",
-        [max_by(expr, ("workspace",)) for _, expr, _ in columns],
         [
-            Column("workspace", "Workspace"),
-            *(Column(ref, title, field) for ref, (title, _, field) in zip(ascii_uppercase, columns, strict=False)),
+            Column("Workspace", "workspace"),
+            *(Column(title, expr=max_by(expr, ("workspace",)), field=field) for title, expr, field in columns),
         ],
         height=5,
-        no_value=NO_DATA,
     )
 
 
@@ -225,23 +225,24 @@ def _states_panel() -> Json:
 
 def _failing() -> Json:
     subject = ", ".join(f'"{label}"' for label in ("event", "product", "campaign", "canvas", "segment", "braze_app"))
+
+    def named(expr: str) -> str:
+        return f'label_join({expr}, "subject", " ", {subject})'
+
     failed = f"{_latest(QUERY_UP)} == 0"
-    exprs = [f"time() - ({_latest(QUERY_LAST_SUCCESS)} > 0 and {failed})", f"{_latest(QUERY_MAX_AGE)} and {failed}"]
-    columns = [
-        Column("workspace", "Workspace"),
-        Column("kind", "Kind"),
-        Column("unit", "Unit", width=70),
-        Column("subject", "Subject"),
-        Column("A", "Last success", numbers("s", decimals=None, unknown="never"), width=120),
-        Column("B", "Maximum age", _SECONDS, width=120),
-    ]
+    since = named(f"time() - ({_latest(QUERY_LAST_SUCCESS)} > 0 and {failed})")
+    max_age = named(f"{_latest(QUERY_MAX_AGE)} and {failed}")
     return table(
         "Failing queries",
         "Queries whose last fetch failed, and the time since the last success. Their values disappear at the maximum "
         "age. The status page shows Braze's error message.",
-        [f'label_join({expr}, "subject", " ", {subject})' for expr in exprs],
-        columns,
-        hidden=[label for label in QUERY_LABELS if label not in {"workspace", "kind", "unit"}],
+        [
+            *_IDENTITY,
+            Column("Unit", "unit", width=70),
+            Column("Subject", "subject"),
+            Column("Last success", expr=since, field=numbers("s", decimals=None, unknown="never"), width=120),
+            Column("Maximum age", expr=max_age, field=_SECONDS, width=120),
+        ],
         width=12,
         no_value="No query is failing, or the exporter is down.",
         sort=("Last success", True),
@@ -255,19 +256,17 @@ def _unlisted() -> Json:
         "matching items without a query": f"{_latest(metrics.DISCOVERY_SKIPPED)} > 0",
         "list has lost most of its items": lists,
     }
+    count = union(with_label(expr, "problem", problem) for problem, expr in problems.items())
     return table(
         "Unlisted and skipped",
         "Names and ids of the config that Braze does not list, items that selectors match and that have no query "
         "because of `max_queries` or the budget, and lists that have lost most of their items.",
-        ["\nor ".join(with_label(expr, "problem", problem) for problem, expr in problems.items())],
         [
-            Column("workspace", "Workspace"),
-            Column("kind", "Kind"),
-            Column("problem", "Problem"),
-            Column("subject", "Subject"),
-            Column("A", "Count", _COUNT, width=90),
+            *_IDENTITY,
+            Column("Problem", "problem"),
+            Column("Subject", "subject"),
+            Column("Count", expr=count, field=_COUNT, width=90),
         ],
-        hidden=("list",),
         width=12,
         no_value="Everything is listed, or the exporter is down.",
     )
@@ -337,20 +336,16 @@ def _age_panels() -> Iterator[Json]:
         interval="30m",
     )
     age = f"time() - ({_latest(metrics.LIST_LAST_SUCCESS)} > 0)"
-    discovery = (metrics.DISCOVERY_ITEMS, metrics.DISCOVERY_MATCHED, metrics.DISCOVERY_SKIPPED)
     yield table(
         "Lists and selectors",
         "Items in Braze's lists, those that selectors match, and the time since the last complete read of each list.",
-        [*map(_latest, discovery), f'label_replace({age}, "kind", "list of $1", "list", "(.*)")'],
         [
-            Column("workspace", "Workspace"),
-            Column("kind", "Kind or list"),
-            Column("A", "Items", _COUNT),
-            Column("B", "Matched", _COUNT),
-            Column("C", "Skipped", _WARNINGS),
-            Column("D", "Last read", _SECONDS),
+            *_IDENTITY,
+            Column("Items", expr=_latest(metrics.DISCOVERY_ITEMS), field=_COUNT),
+            Column("Matched", expr=_latest(metrics.DISCOVERY_MATCHED), field=_COUNT),
+            Column("Skipped", expr=_latest(metrics.DISCOVERY_SKIPPED), field=_WARNINGS),
+            Column("Last read", expr=f'label_replace({age}, "kind", "list of $1", "list", "(.*)")', field=_SECONDS),
         ],
-        hidden=("list",),
         width=12,
         no_value="No list is read, or the exporter is down.",
     )
@@ -362,13 +357,12 @@ def _process_panels() -> Iterator[Json]:
         "Exporters",
         "The exporters that Prometheus scraped in the last day. Each workspace must have exactly one. Click on an "
         "instance to open its status page.",
-        [f"up * on (job, instance) group_right () {build}"],
         [
-            Column("job", "Job"),
-            Column("instance", "Instance", link="http://${__value.raw}/"),
-            Column("version", "Version"),
-            Column("python_version", "Python"),
-            Column("A", "Scrapes", _SUCCESS),
+            Column("Job", "job"),
+            Column("Instance", "instance", link="http://${__value.raw}/"),
+            Column("Version", "version"),
+            Column("Python", "python_version"),
+            Column("Scrapes", expr=f"up * on (job, instance) group_right () {build}", field=_SUCCESS),
         ],
         width=12,
         no_value="No exporter was scraped in the last day.",

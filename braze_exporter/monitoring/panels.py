@@ -118,79 +118,104 @@ def stat(title: str, description: str, expr: str, field: Json, *, width: int = 3
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table: the name of its label or the refId of its query, its title, and how it looks.
+    """A column of a table: the values of a label, or the results of a query if it has `expr`.
 
-    Numbers are colored text, or bars if `is_bar`. `width` is in pixels, and 0 for a share of the rest. `link` is a URL.
+    Results are colored text, or bars if `is_bar`. `width` is in pixels, and 0 for a share of the rest. `link` is a URL.
     """
 
-    source: str
     title: str
+    label: str = ""
+    expr: str = ""
     field: Json | None = None
     is_bar: bool = False
     width: int = 0
     link: str = ""
 
+    @property
+    def override(self) -> Json:
+        """The override of the fields of the panel for this column."""
+        # Without its own text, an empty cell has that of an empty table.
+        properties: Json = {"noValue": "-", "unit": "string", **(self.field or {})}
+        if self.is_bar:
+            properties["custom.cellOptions"] = {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"}
+        elif self.field is not None:
+            properties["custom.cellOptions"] = {"type": "color-text"}
+        if self.width:
+            properties["custom.width"] = self.width
+        if self.link:
+            properties["links"] = [{"title": self.title, "url": self.link}]
+        return {
+            "matcher": {"id": "byName", "options": self.title},
+            "properties": [{"id": name, "value": value} for name, value in properties.items()],
+        }
+
 
 def table(
     title: str,
     description: str,
-    exprs: Sequence[str],
     columns: Sequence[Column],
     *,
-    no_value: str,
+    no_value: str = NO_DATA,
     width: int = 24,
     height: int = 8,
-    hidden: Sequence[str] = (),
     sort: tuple[str, bool] | None = None,
-    matrix: tuple[str, str] | None = None,
 ) -> Json:
-    r"""Return a table with a column for each of `columns`, from the current results of `exprs`, joined by their labels.
+    """Return a table with a row for each label set, from the current results of the queries of `columns`.
 
-    The queries have the refIds A, B, … `hidden` are labels without a column. `sort` is the title of a column, and
-    whether to sort it in descending order. With `matrix`, a label for columns and one for rows, it is a table of the
-    values of the only query by both. Its first column is named `ROW\COLUMN` after them.
+    Labels without a column distinguish rows, but are not shown. `sort` is the title of a column, and whether to sort it
+    in descending order.
     """
-    value_names = {letter: f"Value #{letter}" if len(exprs) > 1 else "Value" for letter in ascii_uppercase}
-    names = [value_names.get(column.source, column.source) for column in columns]
-    organize = {
-        "excludeByName": dict.fromkeys(("Time", *hidden), True),
-        "indexByName": {name: index for index, name in enumerate(names)},
-        "renameByName": dict(zip(names, (column.title for column in columns), strict=True)),
+    exprs = [column.expr for column in columns if column.expr]
+    refs = iter(ascii_uppercase)
+    values = (f"Value #{ref}" if len(exprs) > 1 else "Value" for ref in refs)
+    names = [next(values) if column.expr else column.label for column in columns]
+    transformations = [
+        {"id": "merge", "options": {}},
+        {"id": "filterFieldsByName", "options": {"include": {"names": names}}},
+        _organize(names, columns),
+    ]
+    return _table(title, description, exprs, columns, no_value, (width, height), sort) | {
+        "transformations": transformations[len(exprs) == 1 :]
     }
-    transformations: list[Json] = [{"id": "organize", "options": organize}]
-    if len(exprs) > 1:
-        transformations.insert(0, {"id": "merge", "options": {}})
-    if matrix is not None:
-        column_field, row_field = matrix
-        options = {"columnField": column_field, "rowField": row_field, "valueField": "Value", "emptyValue": "null"}
-        transformations.insert(0, {"id": "groupingToMatrix", "options": options})
-    result = _panel(
+
+
+def matrix(title: str, description: str, expr: str, column_label: str, row: Column, *, width: int = 12) -> Json:
+    """Return a table of the current values of an expression by two labels: `column_label` and that of `row`."""
+    shape = {"columnField": column_label, "rowField": row.label, "valueField": "Value", "emptyValue": "null"}
+    transformations = [
+        {"id": "groupingToMatrix", "options": shape},
+        _organize([f"{row.label}\\{column_label}"], [row]),  # the name that Grafana gives to the first column
+    ]
+    return _table(title, description, [expr], [row], NO_DATA, (width, 8)) | {"transformations": transformations}
+
+
+def _organize(names: Sequence[str], columns: Sequence[Column]) -> Json:
+    """Return the transformation that orders the fields with these names, and names them after their columns."""
+    titles = {name: column.title for name, column in zip(names, columns, strict=True)}
+    order = {name: index for index, name in enumerate(names)}
+    return {"id": "organize", "options": {"excludeByName": {}, "indexByName": order, "renameByName": titles}}
+
+
+def _table(  # noqa: PLR0917 - called only here
+    title: str,
+    description: str,
+    exprs: Iterable[str],
+    columns: Iterable[Column],
+    no_value: str,
+    size: tuple[int, int],
+    sort: tuple[str, bool] | None = None,
+) -> Json:
+    return _panel(
         title,
         description,
         map(Target, exprs),
         kind="table",
-        size=(width, height),
+        size=size,
         field=numbers(unknown="-") | {"noValue": no_value, "custom": {"align": "auto", "minWidth": 60}},
         options={"cellHeight": "sm", "sortBy": [{"displayName": sort[0], "desc": sort[1]}] if sort else []},
-        overrides=[_column_override(column) for column in columns],
+        overrides=[column.override for column in columns],
         format="table",
     )
-    return {**result, "transformations": transformations}
-
-
-def _column_override(column: Column) -> Json:
-    # Without its own text, an empty cell has that of an empty table.
-    properties: Json = {"noValue": "-", "unit": "string", **(column.field or {})}
-    if column.is_bar:
-        properties["custom.cellOptions"] = {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"}
-    elif column.field is not None:
-        properties["custom.cellOptions"] = {"type": "color-text"}
-    if column.width:
-        properties["custom.width"] = column.width
-    if column.link:
-        properties["links"] = [{"title": column.title, "url": column.link}]
-    matcher = {"id": "byName", "options": column.title}
-    return {"matcher": matcher, "properties": [{"id": key, "value": value} for key, value in properties.items()]}
 
 
 def chart(

@@ -339,7 +339,7 @@ def test_panel_values_equal_history(scene: Scene) -> None:
     week = scene.results("What Braze reported", "C", event=[RISING], workspace=["production"])
     production = frozenset({("workspace", "production"), kind})
     assert week[production] == pytest.approx(24 * BEFORE * (6 + RISE), rel=0.05)
-    rose, fell = scene.results("Rose most"), scene.results("Fell most")
+    rose, fell = scene.results("Rose most", "B"), scene.results("Fell most", "B")
     ios = ("braze_app", "ios")
     assert rose.keys() == {
         key(RISING, kind),
@@ -349,9 +349,9 @@ def test_panel_values_equal_history(scene: Scene) -> None:
     assert rose[key(RISING, kind)] == pytest.approx(RISE, rel=0.05)
     assert len(fell) == 10  # at most
     assert [*fell.values()] == pytest.approx([FALL] * 10, rel=0.05)
-    odd = scene.results("Fell most", event=[ODD_NAME])
+    odd = scene.results("Fell most", "B", event=[ODD_NAME])
     assert odd[key(ODD_NAME, kind)] == pytest.approx(FALL, rel=0.05)
-    assert scene.results("Fell most", "B", event=[ODD_NAME]).keys() == odd.keys()
+    assert scene.results("Fell most", "A", event=[ODD_NAME]).keys() == odd.keys()
 
 
 def test_messages_are_shown_by_channel_with_outcomes(scene: Scene) -> None:
