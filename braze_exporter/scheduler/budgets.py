@@ -86,8 +86,10 @@ class Budgets:
             self._record_call()
         self._request_write = request_write
         if not request_write().result():
+            wall = self._wall()
             for budget in self._budgets.values():
-                budget.rows = {pool: row._replace(balance=0.0) for pool, row in budget.rows.items()}
+                rows = budget.rows.items()
+                budget.rows = {pool: row._replace(balance=0.0, balance_at=wall) for pool, row in rows}
 
     def _make_budget(self) -> KeyBudget:
         """Return a budget without limiters."""

@@ -327,8 +327,9 @@ def written(rig: RestartRig, column: str) -> object:
     return value
 
 
-def test_state_file_has_no_balance_while_calls_are_made(rig: RestartRig) -> None:
+def test_state_file_has_no_balance_while_calls_are_made(rig: RestartRig, monkeypatch: pytest.MonkeyPatch) -> None:
     """The balance is written once calls have ceased, and taken out again by the next call."""
+    monkeypatch.setattr(writer, "WRITE_INTERVAL_SECONDS", 60)
     with rig.start() as exporter:
         rig.load(exporter)
         rig.scrape(exporter)
@@ -361,8 +362,10 @@ def test_stop_is_written_at_once(rig: RestartRig, monkeypatch: pytest.MonkeyPatc
 def test_balance_that_cannot_be_taken_out_is_not_used(rig: RestartRig, caplog: pytest.LogCaptureFixture) -> None:
     """If the state file cannot be written at the start, the exporter starts without a balance, and says so once."""
     with rig.start() as exporter:
-        rig.load(exporter, events=EVENTS.partition("\n")[0])
+        rig.load(exporter)
         rig.scrape(exporter)
+        rig.clock.advance(HOUR)
+    rig.clock.advance(HOUR)
     with contextlib.closing(open_state_file(str(rig.path))) as state_file:
         rig.path.unlink()
         exporter = Exporter(state_file, wall=rig.clock.wall, monotonic=rig.clock.monotonic, reads_lists=False)
@@ -371,7 +374,7 @@ def test_balance_that_cannot_be_taken_out_is_not_used(rig: RestartRig, caplog: p
             rig.clock.advance(1 / CALLS_PER_SECOND)
             page = rig.scrape(exporter)
             assert page.value("braze_exporter_state_write_failures_total") == 1
-            assert rig.calls == 2
+            assert rig.calls == 60 + 1
     lines = [record for record in caplog.records if "State file could not be written" in record.getMessage()]
     assert len(lines) == 1
 
