@@ -261,9 +261,11 @@ class _MessageColumns:
                 if values is None:
                     continue
                 if stat == _REVENUE_STAT:
-                    yield build(revenue_group, labels, (*part, channel), values=values)
+                    yield build(revenue_group, labels, (revenue_group.name, *part, channel), values=values)
                 else:
-                    yield build(stats_group, (*labels, ("stat", stat)), (*part, channel, stat), values=values)
+                    yield build(
+                        stats_group, (*labels, ("stat", stat)), (stats_group.name, *part, channel, stat), values=values
+                    )
 
 
 def _parse_stat(stat: str, column: Sequence[Any], holes: Container[int]) -> "array[float] | None":
@@ -304,8 +306,7 @@ def _campaign_messages(row: Row) -> Iterator[_MessageStats]:
         if entries is None:
             yield None, "", channel, None
         for entry in _as_mappings(entries):
-            name = clean_text(entry.get("variation_name"))
-            part = _identify_part(clean_text(entry.get("variation_api_id")), name)
+            part, name = _identify_part(entry.get("variation_api_id"), entry.get("variation_name"))
             yield part, name, channel, entry
 
 
@@ -318,8 +319,7 @@ def _canvas_messages(row: Row) -> Iterator[_MessageStats]:
         yield None, "", None, None
     for step, stats in _as_mapping(row.get("step_stats")).items():
         step_stats = _as_mapping(stats)
-        name = clean_text(step_stats.get("name"))
-        part = _identify_part(clean_text(step), name)
+        part, name = _identify_part(step, step_stats.get("name"))
         if step_stats.get("messages") is None:
             yield part, "", None, None
         for name_of_channel, entries in _as_mapping(step_stats.get("messages")).items():
@@ -330,10 +330,15 @@ def _canvas_messages(row: Row) -> Iterator[_MessageStats]:
                 yield part, name, channel, entry
 
 
+def _identify_part(part_id: object, name: object) -> tuple[_Part, str]:
+    """Return the part with this id, or with this name if the id is missing or empty, and the name."""
+    return _make_part(part_id if isinstance(part_id, str) else "", name if isinstance(name, str) else "")
+
+
 @functools.lru_cache(maxsize=8_192)  # all rows have the same parts
-def _identify_part(part_id: str, name: str) -> _Part:
-    """Return the part with this id, or with this name if the id is empty."""
-    return _Part(normalize_id(part_id), "" if part_id else name)
+def _make_part(part_id: str, name: str) -> tuple[_Part, str]:
+    known_id, clean_name = normalize_id(clean_text(part_id)), clean_text(name)
+    return _Part(known_id, "" if known_id else clean_name), clean_name
 
 
 def _as_mapping(value: object) -> Row:

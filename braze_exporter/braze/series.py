@@ -22,9 +22,9 @@ class Point(NamedTuple):
 class Series(NamedTuple):
     """One series of a response, which can have several.
 
-    `metric_group` is the metric group of the values. `labels` are added to the labels of the query. `key` identifies
-    the series among those of its metric group: by Braze's ids, or by a name where Braze gives no id. Both are empty if
-    the metric group has only one series per query.
+    `metric_group` is the metric group of the values. `labels` are added to the labels of the query. `key` has the name
+    of the metric group, and identifies the series by Braze's ids, or by a name where Braze gives no id. Both are empty
+    if the metric group has only one series per query.
 
     `starts` are the starts of the buckets of the response, oldest first, in seconds since the epoch. All series of a
     response share them. `values` has a value for each of them: a finite number, `HOLE` or `ABSENT`. It is never
@@ -41,7 +41,7 @@ class Series(NamedTuple):
     @property
     def identity(self) -> tuple[str, ...]:
         """The key that identifies the series among those of its query."""
-        return (self.metric_group.name, *self.key)
+        return self.key or (self.metric_group.name,)
 
     @property
     def points(self) -> tuple[Point, ...]:

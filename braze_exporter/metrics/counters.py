@@ -110,7 +110,7 @@ class Counters:
                     if series_key in former:
                         counter.total, counter.saved_total = former[series_key].total, former[series_key].saved_total
                     if new_from is None:
-                        _start(counter, state.numbers, dict(zip(numbers, values, strict=True)), unknown)
+                        _start(counter, state, numbers, values, unknown)
                     state.counters[series_key] = counter
                     self._recounted.add(key)
                 counter.is_unexposed &= is_exported
@@ -237,12 +237,19 @@ class Counters:
                 counter.saved_total = total
 
 
-def _start(counter: Counter, numbers: Iterable[int], values: Mapping[int, float], unknown: Iterable[int]) -> None:
+def _start(
+    counter: Counter, state: CounterState, numbers: Sequence[int], values: "array[float]", unknown: Sequence[int]
+) -> None:
     """Set the highest values of a new counter to those of its first response, so that these count 0."""
-    known = {number: max(value, 0.0) for number, value in values.items() if value != ABSENT}  # rises start at 0
-    initial = dict.fromkeys(unknown, HOLE) | known
+    if numbers and numbers == state.numbers and min(values) >= 0 and math.isfinite(sum(values)):  # as almost always
+        counter.floor, counter.highest = numbers[0], values
+        return
+    initial = dict.fromkeys(unknown, HOLE)
+    for number, value in zip(numbers, values, strict=True):
+        if value != ABSENT:
+            initial[number] = max(value, 0.0)  # rises start at 0
     counter.floor = min(initial, default=counter.floor)
-    counter.highest = array("d", [initial.get(number, 0.0) for number in numbers])
+    counter.highest = array("d", [initial.get(number, 0.0) for number in state.numbers])
 
 
 def _count(
@@ -257,8 +264,11 @@ def _count(
     if indexes is not None:
         values = array("d", [ABSENT if index is None else values[index] for index in indexes])
     total, highest = counter.total, counter.highest[:]
-    for index, (value, before) in enumerate(zip(values, counter.highest, strict=True)):
-        if value <= before:  # as almost always; false for a bucket without a number
+    # Usually only the newest buckets differ. A hole is never equal.
+    first = len(values) - 2 if values[:-2] == highest[:-2] else 0
+    for index in range(max(first, 0), len(values)):
+        value, before = values[index], highest[index]
+        if value <= before:
             continue
         if before < value < ABSENT and numbers[index] >= counter.floor:
             total += value - before

@@ -4,6 +4,7 @@ Samples are the same in the text format and in OpenMetrics. The headers differ: 
 no `_total`, and quotes in the help are escaped.
 """
 
+import functools
 from collections.abc import Iterable
 
 from prometheus_client.utils import floatToGoString
@@ -15,7 +16,7 @@ _MILLION = 1e6
 
 def format_labels(labels: Iterable[tuple[str, str]]) -> str:
     r"""Return `{name="value",…}`, sorted by name, with `\`, `"` and line feeds escaped."""
-    return "{" + ",".join(f'{name}="{_escape(value)}"' for name, value in sorted(labels)) + "}"
+    return "{" + ",".join([_format_label(name, value) for name, value in sorted(labels)]) + "}"
 
 
 def format_sample(name: str, labels: str, value: float) -> str:
@@ -36,5 +37,7 @@ def format_header(family: Family, *, openmetrics: bool) -> str:
     return f"# HELP {name} {text}\n# TYPE {name} {family.type}\n"
 
 
-def _escape(value: str) -> str:
-    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+@functools.lru_cache(maxsize=4_096)  # the series of a query have most of their labels in common
+def _format_label(name: str, value: str) -> str:
+    escaped = value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    return f'{name}="{escaped}"'

@@ -673,7 +673,7 @@ def test_null_name_is_no_statistic() -> None:
     body = json.dumps({"message": "success", "data": rows}).encode()
     result = parsing.parse_series(Query("p", CAMPAIGNS, Unit.DAY, "x", subject_id="x"), body, 14, NOW, NOW)
     (series,) = [item for item in result if item.key]
-    assert series.key == ("a", "", "email", "sent")
+    assert series.key == ("campaign_messages", "a", "", "email", "sent")
     assert ([value for _, value in series.points], len(series.holes)) == ([3], 1)
 
 
