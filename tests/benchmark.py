@@ -6,6 +6,7 @@ is 1 if a limit is exceeded.
 
 import argparse
 import contextlib
+import gc
 import http.client
 import os
 import re
@@ -21,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import core_benchmark
 import psutil
 import transfer_faults
 from prometheus_client import CollectorRegistry, generate_latest
@@ -29,7 +31,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from simulated_braze import FaultInjectingBraze
 from support import SavedCounters
 
-from braze_exporter.braze.kinds import Unit
+from braze_exporter.braze.kinds import CUSTOM_EVENTS, Unit
+from braze_exporter.braze.query import Query
+from braze_exporter.metrics.baseline import Baseline
 from braze_exporter.scheduler.query_state import Refresh
 from braze_exporter.simulator.demo_config import ZONE
 from braze_exporter.simulator.server import serve
@@ -41,6 +45,7 @@ from braze_exporter.web import listening, server
 LATENCY_SECONDS = 0.1
 CONNECTIONS = 10
 KEY = "benchmark"
+_CAMPAIGNS_AND_DAYS = ((100, 0), (300, 100), (1_000, 0))
 
 
 def main() -> int:
@@ -55,7 +60,11 @@ def main() -> int:
         return _simulate_braze(options.latency, options.limit)
     if options.role == "constant":
         return _serve_constant(options.file)
-    passed = [_measure_refresh(), _measure_scrape(), _measure_ten_scrapers(), _measure_counters(), _measure_backfill()]
+    measurements = (
+        *(_measure_refresh, _measure_scrape, _measure_ten_scrapers, _measure_counters, _measure_backfill),
+        *(_measure_campaigns, _measure_baselines),
+    )
+    passed = [measure() for measure in measurements]
     return 0 if all(passed) else 1
 
 
@@ -246,6 +255,45 @@ def _measure_backfill() -> bool:
     is_fast = _check("backfill of a year of 100 hourly queries, relative to the minimum", seconds / minimum, 1.15)
     is_small = _check("peak memory of the backfill", peak.bytes / 1e6, 150, "MB")
     return is_fast and is_small and process.returncode == 0
+
+
+def _measure_campaigns() -> bool:
+    """Compare the CPU time of refreshes of campaigns of 80 series to that of bare calls, and check the memory."""
+    results = {number: core_benchmark.measure("campaigns", number, days) for number, days in _CAMPAIGNS_AND_DAYS}
+    for number, result in results.items():
+        print(
+            f"     first refresh of {number:,} campaigns: {result['first']:.2f} s of CPU time; bare calls: "
+            f"{result['bare']:.2f} s; memory: {result['first_memory']:.0f} MB"
+        )
+    usual, large = results[300], results[1_000]
+    return all(
+        [
+            _check("300 campaigns, newest day changed, relative to bare calls", usual["changed"] / usual["bare"], 2.5),
+            _check("300 campaigns, nothing changed, relative to bare calls", usual["unchanged"] / usual["bare"], 2),
+            _check("resident memory with 300 campaigns after 100 days", usual["memory"], 140, "MB"),
+            _check("first refresh of 1,000 campaigns, relative to bare calls", large["first"] / large["bare"], 3),
+            _check("first refresh of 1,000 campaigns", large["first_wall"], 5, "s"),
+            _check("resident memory with 1,000 campaigns", large["first_memory"], 400, "MB"),
+        ]
+    )
+
+
+def _measure_baselines() -> bool:
+    """Check the memory of hourly queries with baselines of four weeks, and of one such baseline."""
+    for number in (500, 2_000, 8_000):
+        result = core_benchmark.measure("events", number, 0, 0)
+        print(f"     {number:,} queries without a baseline: {result['memory']:.0f} MB")
+    result = core_benchmark.measure("events", 2_000, 4, 0)
+    query = Query("production", CUSTOM_EVENTS, Unit.HOUR, "purchase", baseline_weeks=4)
+    tracemalloc.start()
+    baseline = Baseline(query)
+    hours = range(5 * 7 * 24)  # with the week that the settled bucket may be late
+    baseline.add([(hour * 3_600, float(hour)) for hour in hours], (hours.stop + 1) * 3_600)
+    gc.collect()
+    size = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    is_small = _check("memory of a baseline of four weeks", size / 1e3, 15, "kB")
+    return _check("resident memory with 2,000 such queries", result["memory"], 100, "MB") and is_small
 
 
 class _PeakMemory(threading.Thread):

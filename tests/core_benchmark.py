@@ -1,4 +1,4 @@
-"""Measure the CPU time and the memory of refreshes, without the web server: `python tests/core_benchmark.py`.
+"""Measures the CPU time and the memory of refreshes without the web server, for `benchmark.py`.
 
 The exporter runs in a process of its own with a virtual clock, and a minimal server sends the responses. The refreshes
 are compared with bare calls: the same requests with the same adapter, of which only the JSON is parsed.
@@ -257,21 +257,18 @@ def measure(role: str, *arguments: int) -> dict[str, float]:
 
 
 def main() -> int:
-    """Run the measurement that the arguments name, and return the exit code."""
+    """Run the measurement that the arguments name, or the server, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("role", choices=["serve", "campaigns", "events", "measure-campaigns", "measure-events"])
+    parser.add_argument("role", choices=["serve", "campaigns", "events"])
     parser.add_argument("arguments", nargs="*", type=int)
     options = parser.parse_args()
-    role, arguments = options.role, options.arguments
-    if role == "serve":
+    if options.role == "serve":
         return _serve()
-    if role == "campaigns":
-        print(json.dumps(_campaigns(*arguments)))
-    elif role == "events":
-        port, number, weeks, has_state = arguments
-        print(json.dumps(_events(port, number, weeks, has_state=bool(has_state))))
+    if options.role == "campaigns":
+        print(json.dumps(_campaigns(*options.arguments)))
     else:
-        print({name: round(value, 3) for name, value in measure(role.removeprefix("measure-"), *arguments).items()})
+        port, number, weeks, has_state = options.arguments
+        print(json.dumps(_events(port, number, weeks, has_state=bool(has_state))))
     return 0
 
 
