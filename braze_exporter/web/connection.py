@@ -70,6 +70,7 @@ class Connection(asyncio.BufferedProtocol):
         self._connections = connections
         self._is_responding = False
         self._is_last = False
+        self._is_lost = False
         # The received bytes, without the request that is being responded to.
         self._buffer = bytearray(_MAX_REQUEST_BYTES)
         self._received = 0
@@ -101,15 +102,19 @@ class Connection(asyncio.BufferedProtocol):
                 _log.debug("Connection closed", extra={"fields": {"reason": str(error) or "timeout"}})
             # Its frames refer to a future that refers to the error. Only the garbage collector could free them.
             traceback.clear_frames(error.__traceback__)
+        except Exception:  # noqa: BLE001 - the server must continue after any error
+            _log.exception("Connection failed")
         finally:
             if transport is not None:
-                transport.abort()
+                if not self._is_lost:
+                    transport.abort()
                 del self._transport  # it refers to this object
 
     def stop(self) -> None:
         """Close the connection, after the pending response if there is one."""
         self._is_last = True
-        if not self._is_responding:
+        is_open = hasattr(self, "_transport")  # otherwise the TLS handshake is pending
+        if not self._is_responding and not (is_open and self._transport.get_write_buffer_size()):
             self.task.cancel()
 
     async def _serve_request(self) -> None:
@@ -170,6 +175,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """End the task of the connection."""
+        self._is_lost = True
         self.task.cancel()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature

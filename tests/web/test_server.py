@@ -24,7 +24,7 @@ from braze_exporter.scheduler.query_state import Refresh
 from braze_exporter.web import listening, request, server
 from braze_exporter.web.acceptor import Acceptor
 from braze_exporter.web.access import AccessControl
-from braze_exporter.web.connection import Connection, HttpResponse
+from braze_exporter.web.connection import Connection, HttpResponse, Send
 from braze_exporter.web.request import Request
 
 
@@ -388,3 +388,35 @@ def test_ended_connections_are_freed_without_garbage_collector(
         asyncio.run(run())
     finally:
         gc.enable()
+
+
+def test_stop_sends_rest_of_responses() -> None:
+    """A client that reads slowly gets its whole response when the server stops, also one that is still buffered."""
+
+    async def handle(request: Request | None, send: Send) -> None:
+        assert request is not None
+        await send(HttpResponse(200, b"x" * int(request.path[1:]), {}))
+
+    async def request_body(size: int) -> int:
+        with listening_on("127.0.0.1:0") as (listener,):
+            client = socket.socket()
+            acceptor = Acceptor([listener], handle, lambda: None)
+            await asyncio.sleep(0)  # until it has limited the send buffers
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            client.connect(listener.getsockname())
+            client.sendall(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % size)
+            for _ in range(3):  # until the buffers are full
+                await asyncio.sleep(0.01)
+            (task,) = [connection.task for connection in acceptor.connections]
+            closing = asyncio.create_task(acceptor.close(5))
+            await asyncio.sleep(0)
+            reader, writer = await asyncio.open_connection(sock=client)
+            await reader.readuntil(b"\r\n\r\n")
+            body = await reader.readexactly(size)
+            writer.close()
+            await closing
+            await task
+            return len(body)
+
+    for size in range(150_000, 300_000, 10_000):
+        assert asyncio.run(request_body(size)) == size
