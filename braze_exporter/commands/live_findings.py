@@ -13,14 +13,13 @@ from braze_exporter.braze.client import describe_unauthorized
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.instances import INSTANCES
 from braze_exporter.braze.kinds import Unit
-from braze_exporter.braze.lists import SEGMENT_LIST, ListEndpoint, ListItem
+from braze_exporter.braze.lists import SEGMENT_LIST, ListEndpoint
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import bucket_starts
 from braze_exporter.config.document import shorten
 from braze_exporter.config.loading import ConfiguredWorkspace
 from braze_exporter.config.plurals import pluralize
-from braze_exporter.config.schema import Entry
-from braze_exporter.config.suggestions import find_nearest, format_suggestions
+from braze_exporter.config.suggestions import format_suggestions
 from braze_exporter.metrics.data_quality import is_timezone_mismatch
 from braze_exporter.scheduler.key_state import KEY_REJECTED_DETAIL
 from braze_exporter.scheduler.list_reader import ListResult
@@ -166,38 +165,19 @@ def _unlisted_findings(results: LiveResults) -> Iterator[Finding]:
 
 
 def _selection_findings(results: LiveResults) -> Iterator[Finding]:
-    """Yield a finding for each section with selectors, and for each selector that matches nothing."""
-    name = results.workspace.spec.name
+    """Yield a finding for each section with selectors, and for each selector that matches no item."""
     for item in results.plan.selection_results:
-        if item.workspace != name or not item.matched_count:
+        if item.workspace != results.workspace.spec.name:
             continue
+        for mismatch in item.mismatches:
+            yield Finding(Level.PROBLEM, f"{item.kind.section}: {mismatch}")
         count = f"{item.matched_count:,} of {item.listed_count:,} items in Braze's list"
         text = f"{item.kind.section}: selectors match {count}"
         if item.skipped_count:
             skipped = f"{item.skipped_count:,} skipped; raise max_queries or budget.share, or match fewer items"
             yield Finding(Level.PROBLEM, f"{text}, {skipped}")
-        else:
+        elif item.matched_count:
             yield Finding(Level.GOOD, text)
-    for selector in results.plan.selectors:
-        result = results.lists.get(selector.kind.list_endpoint) if selector.kind.list_endpoint is not None else None
-        if selector.workspace == name and result is not None and not result.failure:
-            text = _describe_mismatch(selector.entry, [item for item in result.items if item.is_tracked])
-            if text:
-                yield Finding(Level.PROBLEM, f"{selector.kind.section}: {text}")
-
-
-def _describe_mismatch(entry: Entry, items: Sequence[ListItem]) -> str:
-    """Return why a selector matches none of `items`, or an empty text if it matches any."""
-    if any(map(entry.matches, items)):
-        return ""
-    tag = getattr(entry, "tag", None)
-    tags = {tag for item in items for tag in item.tags}
-    if tag is not None and tag not in tags:
-        hint = format_suggestions(map(shorten, find_nearest([tag], tags)[tag]))
-        return f'no item in Braze\'s list has the tag "{shorten(tag)}"{hint}; tags are case-sensitive'
-    both = f' with the tag "{shorten(tag)}"' if tag is not None else ""
-    regex, count = shorten(entry.query_spec.subject), pluralize(len(items), "item", "items")
-    return f'regex "{regex}" matches none of {count} in Braze\'s list{both}'
 
 
 def _segment_findings(results: LiveResults) -> Iterator[Finding]:

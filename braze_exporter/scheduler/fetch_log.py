@@ -132,6 +132,8 @@ class FetchLog:
                 }
                 level = logging.WARNING if selection.skipped_count else logging.INFO
                 _log.log(level, "Selectors expanded", extra={"fields": fields | counts})
+                for mismatch in selection.mismatches:
+                    _log.warning("Selector matches no item", extra={"fields": fields | {"detail": mismatch}})
         self._selection_results = {
             (selection.workspace, selection.kind): selection for selection in plan.selection_results
         }

@@ -46,7 +46,7 @@ class Selector:
 class SelectionResult:
     """The number of items in the list of a kind, how many of them selectors match, and how many of these are skipped.
 
-    Items are skipped because of `max_queries` or the budget.
+    Items are skipped because of `max_queries` or the budget. `mismatches` say which selectors match no item, and why.
     """
 
     workspace: str
@@ -54,6 +54,7 @@ class SelectionResult:
     listed_count: int
     matched_count: int
     skipped_count: int
+    mismatches: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,10 @@ from braze_exporter.braze.lists import ListEndpoint, ListItem
 from braze_exporter.braze.names import disambiguate, normalize_id
 from braze_exporter.braze.pools import Pool
 from braze_exporter.braze.query import Query
-from braze_exporter.config.schema import Settings
-from braze_exporter.config.suggestions import find_nearest
+from braze_exporter.config.document import shorten
+from braze_exporter.config.plurals import pluralize
+from braze_exporter.config.schema import Entry, Settings
+from braze_exporter.config.suggestions import find_nearest, format_suggestions
 from braze_exporter.scheduler.plan import ConfiguredSubject, Plan, SelectionResult, Selector
 from braze_exporter.scheduler.pool_usage import PoolUsage, compute_pool_usage
 from braze_exporter.state.counter_state import NameKey
@@ -234,7 +236,7 @@ class _Capacity:
 
 
 def _selection_results(
-    selectors: Iterable[Selector],
+    selectors: Sequence[Selector],
     lists: ListSnapshots,
     candidates: Sequence[_Candidate],
     selected_indexes: Collection[int],
@@ -249,8 +251,26 @@ def _selection_results(
             if (candidate.selector.workspace, candidate.selector.kind) == (workspace, kind)
         ]
         skipped = {item_id for item_id, is_selected in matched if not is_selected}
-        listed = len(lists[workspace, kind.list_endpoint].items)
-        yield SelectionResult(workspace, kind, listed, len({item_id for item_id, _ in matched}), len(skipped))
+        items = lists[workspace, kind.list_endpoint].items
+        entries = [selector.entry for selector in selectors if (selector.workspace, selector.kind) == (workspace, kind)]
+        mismatches = tuple(filter(None, (_describe_mismatch(entry, items) for entry in entries)))
+        matched_ids = {item_id for item_id, _ in matched}
+        yield SelectionResult(workspace, kind, len(items), len(matched_ids), len(skipped), mismatches)
+
+
+def _describe_mismatch(entry: Entry, items: Sequence[ListItem]) -> str:
+    """Return that a selector matches none of `items`, or an empty text if it matches any."""
+    items = [item for item in items if item.is_tracked]
+    if any(map(entry.matches, items)):
+        return ""
+    regex, tag = entry.selector
+    tags = {tag for item in items for tag in item.tags}
+    if tag is not None and tag not in tags:
+        hint = format_suggestions(map(shorten, find_nearest([tag], tags)[tag]))
+        return f'no item in Braze\'s list has the tag "{shorten(tag)}"{hint}; tags are case-sensitive'
+    count, text = pluralize(len(items), "item", "items"), regex.text if regex is not None else ""
+    both = f' with the tag "{shorten(tag)}"' if tag is not None else ""
+    return f'regex "{shorten(text)}" matches none of {count} in Braze\'s list{both}'
 
 
 def _configured_subjects(queries: Iterable[Query], lists: ListSnapshots) -> Iterator[ConfiguredSubject]:

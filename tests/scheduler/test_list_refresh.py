@@ -547,6 +547,22 @@ def test_skipped_items_are_exposed(caplog: pytest.LogCaptureFixture) -> None:
         assert record.fields == fields  # type: ignore[attr-defined] # set by the exporter's logger
 
 
+def test_selector_without_items_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A selector that matches no item is logged once, and a tag with the nearest one that an item has."""
+    with running_exporter("{event: a}", shop("a"), reads_lists=True) as exporter, caplog.at_level(logging.WARNING):
+        exporter.braze.inventory = Inventory(campaigns=(Campaign(WELCOME, "Welcome", tags=("onboarding",)),))
+        exporter.apply_config("{regex: 'b.*'}", extra_yaml="    campaigns: [{tag: onbording}]\n")
+        for _ in range(2):
+            read_lists(exporter)
+            exporter.clock.advance(LIST_INTERVAL_SECONDS)
+        fields = [record.fields for record in caplog.records if record.message == "Selector matches no item"]  # type: ignore[attr-defined] # set by the exporter's logger
+        hint = '(did you mean "onboarding"?); tags are case-sensitive'
+        assert sorted((field["kind"], field["detail"]) for field in fields) == [
+            ("campaigns", f'no item in Braze\'s list has the tag "onbording" {hint}'),
+            ("custom_events", 'regex "b.*" matches none of 1 item in Braze\'s list'),
+        ]
+
+
 def test_unlisted_event_is_exposed(caplog: pytest.LogCaptureFixture) -> None:
     """A configured event that is not listed is 1 in the metrics, and logged once with suggestions."""
     events = "{event: purchase}\n{event: purchase, unit: day}\n{event: Purchase}"
