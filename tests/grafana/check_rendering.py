@@ -30,9 +30,10 @@ Cell = tuple[str, str]
 
 @dataclass
 class Shown:
-    """What a dashboard shows: the panels, and console errors."""
+    """What a dashboard shows: the panels, the titles of annotations, and console errors."""
 
     panels: list[dict[str, Any]]
+    annotations: list[str]
     errors: list[str]
 
     def panel(self, title: str) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def show(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Show]:
             dashboard = build_dashboard(view, situation.plan)
             with running_server(directory) as server:
                 renderer.render(server, dashboard, situation.at, (1920, 9_000))
-                shown = Shown(renderer.panels(), browser.console_errors())
+                shown = Shown(renderer.panels(), renderer.annotations(), browser.console_errors())
                 if pictures:
                     screen = {"x": 0, "y": 0, "width": 1920, "height": 1080}
                     browser.picture(Path(pictures) / f"{name}-{view}.png", screen)
@@ -120,6 +121,7 @@ def check_braze(name: str, shown: Shown) -> None:
             assert {color for _, color in row.values()} <= {"text", GREY}, row
         assert {row["Kind"][0] for row in _rows(shown, "Fell most")} != set()
     if name in {"lost", "failing"}:
+        assert "BrazeEventDrop" in shown.annotations
         worst, second, *others = _rows(shown, "Fell most")
         worst_texts = [worst[column][0] for column in ("Subject", "App", "24 hours", "vs a week before")]
         assert worst_texts == ["app_opened", "ios", "0", "0%"]

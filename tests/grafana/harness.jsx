@@ -247,6 +247,9 @@ function Chart({ data, options, fieldConfig, width, height, timeRange, timeZone 
     }
     return data.series;
   }, [data.series]);
+  const marks = (data.annotations ?? []).flatMap(({ fields }) => fields.find(({ name }) => name === "time")?.values ?? []);
+  // The plot is made anew if these change.
+  const plotOptions = useMemo(() => ({ ...options, marks }), [options, String(marks)]);
   if (isEmpty(data)) return <NoData fieldConfig={fieldConfig} width={width} height={height} />;
   return (
     <TimeSeries
@@ -257,30 +260,27 @@ function Chart({ data, options, fieldConfig, width, height, timeRange, timeZone 
       width={width}
       height={height}
       legend={options.legend}
-      options={options}
+      options={plotOptions}
     >
       {(builder) => {
-        builder.addHook("draw", (plot) => drawAnnotations(plot, data.annotations ?? []));
+        builder.addHook("draw", (plot) => drawMarks(plot, marks));
         return null;
       }}
     </TimeSeries>
   );
 }
 
-function drawAnnotations({ ctx, bbox, valToPos }, frames) {
-  for (const frame of frames) {
-    for (const time of frame.fields.find(({ name }) => name === "time")?.values ?? []) {
-      const x = valToPos(time, "x", true);
-      if (x < bbox.left || x > bbox.left + bbox.width) continue;
-      ctx.save();
-      ctx.strokeStyle = theme.visualization.getColorByName("red");
-      ctx.setLineDash([5, 5]);
-      ctx.beginPath();
-      ctx.moveTo(x, bbox.top);
-      ctx.lineTo(x, bbox.top + bbox.height);
-      ctx.stroke();
-      ctx.restore();
-    }
+function drawMarks({ ctx, bbox, valToPos }, marks) {
+  for (const x of marks.map((time) => valToPos(time, "x", true))) {
+    if (x < bbox.left || x > bbox.left + bbox.width) continue;
+    ctx.save();
+    ctx.strokeStyle = theme.visualization.getColorByName("red");
+    ctx.setLineDash([5, 5]);
+    ctx.beginPath();
+    ctx.moveTo(x, bbox.top);
+    ctx.lineTo(x, bbox.top + bbox.height);
+    ctx.stroke();
+    ctx.restore();
   }
 }
 
@@ -345,6 +345,7 @@ function makePlugin(id, component, options, names) {
       builder.addCustomEditor({ id: path, path, name: path, defaultValue, editor: () => null });
     }
   });
+  plugin.setDataSupport({ annotations: true, alertStates: false });
   plugin.meta = { id, name: id, info: {}, module: "", baseUrl: "", sort: 0 };
   return plugin;
 }

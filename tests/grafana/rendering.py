@@ -103,3 +103,9 @@ class Renderer:
         """Return what each panel shows, see `readPanels` in `harness.jsx`."""
         result: list[dict[str, Any]] = self.browser.run("return window.readPanels()")
         return result
+
+    def annotations(self) -> list[str]:
+        """Return the titles of the annotations."""
+        layer = "window.sceneObject.state.$data.state.layers[0].state.data.series[0]"
+        result: list[str] = self.browser.run(f"return {layer}.fields.find(({{ name }}) => name === 'title').values")
+        return result

@@ -380,6 +380,9 @@ def test_messages_are_shown_by_channel_with_outcomes(scene: Scene) -> None:
 def test_failures_are_visible(scene: Scene) -> None:
     """Panels show failed requests by reason and by status, deferred requests, failing and unlisted queries."""
     assert {dict(labels)["subject"] for labels in scene.results("Firing alerts")} == {"purchase"}
+    for board in scene.boards.values():
+        (annotations,) = board["annotations"]["list"]
+        assert {dict(labels)["alertname"] for labels in scene.query(annotations["expr"], {})} == {"BrazeEventDrop"}
     reasons = scene.results("Failed requests")
     assert {dict(labels)["reason"] for labels in reasons} >= {"server_error", "connection", "rate_limited"}
     assert {dict(labels)["code"] for labels in scene.results("Requests to Braze")} >= {"200", "503", "429", "none"}
