@@ -281,12 +281,13 @@ class BrazeDashboard:
         `columns` are the queries and their fields by the titles of their columns.
         """
         label = group.kind.subject_label
-        link = f"/d/${{__dashboard.uid}}?${{datasource:queryparam}}&${{workspace:queryparam}}&var-{label}="
+        kept = "${__url_time_range}&${datasource:queryparam}&${workspace:queryparam}"
+        link = f"/d/${{__dashboard.uid}}?{kept}&var-{label}=${{__value.raw:percentencode}}"
         return table(
             title,
             f"{description} Click on a name to select it, and on a header to sort.",
             [
-                Column(label.capitalize(), "subject", link=f"{link}${{__value.raw:percentencode}}"),
+                Column(label.capitalize(), "subject", link=link),
                 *self._workspace,
                 *(Column(name, expr=name_subject(expr, group), field=field) for name, (expr, field) in columns.items()),
             ],

@@ -131,6 +131,8 @@ def check_braze(name: str, shown: Shown) -> None:
             assert stale == []
     if name == "failing":
         assert {europe[column] for column in list(europe)[2:]} == {("-", GREY)}
+    event = shown.panel("Custom events, hourly")["rows"][1][0]
+    assert event["link"].endswith(f"&var-workspace=$__all&var-event={event['text']}")
     if name == "everything":
         campaigns = _rows(shown, "Campaigns, newest settled day")
         assert len(campaigns) == 107

@@ -598,7 +598,8 @@ window.readPanels = () => {
   const cell = (element) => {
     const inner = [...element.querySelectorAll("*")].reverse().find(({ childNodes }) => [...childNodes].some(({ nodeType }) => nodeType === 3));
     const color = getComputedStyle(inner ?? element).color;
-    return { text: element.innerText.replace(/\s*\n\s*/g, ""), color: names[color] ?? color };
+    const link = element.querySelector("a")?.getAttribute("href") ?? undefined;
+    return { link, text: element.innerText.replace(/\s*\n\s*/g, ""), color: names[color] ?? color };
   };
   const panels = [...document.querySelectorAll("[data-testid^='data-testid Panel header']")].map((panel) => {
     const content = panel.querySelector("[data-testid='data-testid panel content']");
