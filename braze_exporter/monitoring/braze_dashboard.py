@@ -11,6 +11,7 @@ from braze_exporter.metrics.self_families import QUERIES
 from braze_exporter.monitoring.kind_texts import kind_title
 from braze_exporter.monitoring.panels import GREY, Column, Json, Row, Target, chart, matrix, numbers, steps, table
 from braze_exporter.monitoring.series_groups import (
+    ALERT_MATCHERS,
     MIN_COUNT,
     SeriesGroup,
     counted_groups,
@@ -77,9 +78,8 @@ class BrazeDashboard:
         return f"{{{{workspace}}}} {text}" if self.has_workspaces else text
 
     def _alerts(self) -> Json:
-        selected = "alertname=~`Braze.+`, workspace=~`(${workspace:regex})?`"
-        firing = f'ALERTS{{alertstate="firing", {selected}}}'
-        expr = f"time() - ALERTS_FOR_STATE{{{selected}}} and ignoring (alertstate) {firing}"
+        firing = f'ALERTS{{alertstate="firing", {ALERT_MATCHERS}}}'
+        expr = f"time() - ALERTS_FOR_STATE{{{ALERT_MATCHERS}}} and ignoring (alertstate) {firing}"
         names = [label for label in QUERY_LABELS if label not in {"workspace", "kind", "unit"}]
         joined = ", ".join(f'"{label}"' for label in ("subject", *names, "pool", "list", "instance"))
         expr = f'label_replace(label_join({expr}, "subject", " ", {joined}), "subject", "$1", "subject", " *(.*?) *")'

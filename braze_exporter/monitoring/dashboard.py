@@ -10,7 +10,7 @@ from braze_exporter.monitoring.braze_dashboard import BrazeDashboard
 from braze_exporter.monitoring.exporter_dashboard import exporter_rows
 from braze_exporter.monitoring.panels import DATASOURCE, Json, lay_out
 from braze_exporter.monitoring.query_expr import NAME_LABELS
-from braze_exporter.monitoring.series_groups import VARIABLES, SeriesGroup, series_groups
+from braze_exporter.monitoring.series_groups import ALERT_MATCHERS, VARIABLES, SeriesGroup, select, series_groups
 from braze_exporter.scheduler.plan import Plan
 
 # The schema version of Grafana's dashboard JSON. Later versions of Grafana can read it.
@@ -39,10 +39,9 @@ def build_dashboard(
     groups = series_groups(plan)
     if view is View.BRAZE:
         names = (
-            {query.workspace for query in plan.queries} | {each.workspace for each in plan.selectors} if plan else {}
+            {query.workspace for query in plan.queries} | {each.workspace for each in plan.selectors} if plan else ()
         )
-        has_workspaces = len(names) != 1
-        rows = BrazeDashboard(groups, has_workspaces, is_collapsed=plan is None).rows()
+        rows = BrazeDashboard(groups, has_workspaces=len(names) != 1, is_collapsed=plan is None).rows()
     else:
         rows = exporter_rows()
     return {
@@ -109,7 +108,7 @@ def _alert_annotations() -> Json:
         "enable": True,
         "hide": False,
         "iconColor": "red",
-        "expr": 'ALERTS{alertstate="firing", alertname=~`Braze.+`, workspace=~`(${workspace:regex})?`}',
+        "expr": f'ALERTS{{alertstate="firing", {ALERT_MATCHERS}}}',
         "titleFormat": "{{alertname}}",
         "textFormat": "{{workspace}} {{event}}{{campaign_id}}{{canvas_id}} {{braze_app}}",
         "tagKeys": "severity",
@@ -130,12 +129,9 @@ def _variables(view: View, groups: Sequence[SeriesGroup], *, is_for_import: bool
     yield _variable("workspace", f"label_values({QUERIES.name}, workspace)")
     if view is View.EXPORTER:
         return
-    labels = {label for group in groups for label in group.labels}
-    for label in VARIABLES:
-        if label in labels - {"workspace"}:
-            yield _variable(
-                label, f"label_values({QUERY_LAST_SUCCESS.name}{{workspace=~`${{workspace:regex}}`}}, {label})"
-            )
+    series = select(QUERY_LAST_SUCCESS, variables=("workspace",))
+    labels = {label for group in groups for label in group.labels} - {"workspace"}
+    yield from (_variable(label, f"label_values({series}, {label})") for label in VARIABLES if label in labels)
 
 
 def _variable(label: str, query: str) -> Json:

@@ -25,6 +25,8 @@ VARIABLES = {
     "campaign": "campaign",
     "canvas": "canvas",
 }
+# Selects the alerts of the selected workspaces, and those of the exporter, which have no workspace.
+ALERT_MATCHERS = "alertname=~`Braze.+`, workspace=~`(${workspace:regex})?`"
 # Changes of smaller counts are mostly chance. The default of the alerts is the same.
 MIN_COUNT = 10
 # The lookback is one bucket, since backfilled series have only one sample per bucket.
