@@ -142,7 +142,7 @@ def _tiles() -> Iterator[Json]:
         (
             "Config, state",
             "Whether the last reload of the config and all writes of the state file in the last 15 minutes succeeded.",
-            f"max(({reload} == bool 0) or ({failed_writes} and {reload}))",
+            f"max(({reload} == bool 0) + ({failed_writes})) > bool 0",
             numbers(values={"0": ("good", "green"), "1": ("failing", "red")}),
         ),
     ):

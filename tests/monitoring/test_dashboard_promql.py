@@ -52,13 +52,14 @@ class PanelChecker:
         series: Sequence[Series],
         expected: Mapping[tuple[str, str], Sequence[tuple[str, float]]],
         view: View = View.BRAZE,
+        interval: str = "30m",
     ) -> None:
-        """Assert the results of queries at a time, for series with a sample every half hour.
+        """Assert the results of queries at a time, for series with a sample at each `interval`.
 
         `expected` maps titles of panels and refIds to samples.
         """
         test = {
-            "interval": "30m",
+            "interval": interval,
             "input_series": [{"series": name, "values": values} for name, values in series],
             "promql_expr_test": [
                 {
@@ -200,3 +201,20 @@ def test_query_without_success_has_no_age(check: PanelChecker) -> None:
         ("Failing queries", "B"): [(failing, 3600)],
     }
     check("2h", series, expected, View.EXPORTER)
+
+
+@pytest.mark.parametrize(
+    ("reload", "writes", "is_failing"),
+    [("1x8", "0x8", [0]), ("0x8", "0x8", [1]), ("1x8", "0x6 3 3", [1]), ("1x6 stale", "0x6 stale", [])],
+)
+def test_config_and_state_tile_shows_either_failure(
+    check: PanelChecker, reload: str, writes: str, is_failing: list[float]
+) -> None:
+    """The tile shows a failed reload and a failed write of the state file, and nothing while the exporter is down."""
+    target = '{job="braze", instance="a"}'
+    series = [
+        (f"braze_exporter_config_last_reload_successful{target}", reload),
+        (f"braze_exporter_state_write_failures_total{target}", writes),
+    ]
+    samples = [("{}", value) for value in is_failing]
+    check("35m", series, {("Config, state", "A"): samples}, View.EXPORTER, interval="5m")
