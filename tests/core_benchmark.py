@@ -78,6 +78,10 @@ class _Handler(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         """Respond to all requests of a connection."""
+        with contextlib.suppress(ConnectionError):  # the exporter has ended
+            self._respond()
+
+    def _respond(self) -> None:
         self.connection.setsockopt(6, 1, 1)
         while line := self.rfile.readline():
             while self.rfile.readline().strip():
