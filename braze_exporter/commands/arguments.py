@@ -148,11 +148,8 @@ def _add_config(command: argparse.ArgumentParser, default: str | None = "config.
 
 
 def _add_dashboard(commands: "argparse._SubParsersAction[_Parser]") -> None:
-    dashboard = _add_command(
-        commands,
-        "dashboard",
-        "Print a Grafana dashboard for the config file as JSON. Without --config.file, it is for all kinds.",
-    )
+    text = "Print a Grafana dashboard for the config file as JSON. Without --config.file, it is for all kinds."
+    dashboard = _add_command(commands, "dashboard", text)
     _add_config(dashboard, default=None)
     dashboard.add_argument(
         "--view",
@@ -176,10 +173,7 @@ def _add_dashboard(commands: "argparse._SubParsersAction[_Parser]") -> None:
         help="The uid, which must differ between dashboards (default: braze or braze-exporter).",
     )
     dashboard.add_argument(
-        "--title",
-        type=_NOT_EMPTY,
-        metavar="TEXT",
-        help="The title (default: Braze or Braze exporter).",
+        "--title", type=_NOT_EMPTY, metavar="TEXT", help="The title (default: Braze or Braze exporter)."
     )
 
 
@@ -220,11 +214,8 @@ def _add_rules(commands: "argparse._SubParsersAction[_Parser]") -> None:
 
 
 def _add_backfill(commands: "argparse._SubParsersAction[_Parser]") -> None:
-    history = _add_command(
-        commands,
-        "backfill",
-        "Write the history of the queries as OpenMetrics text, for import with promtool.",
-    )
+    text = "Write the history of the queries as OpenMetrics text, for import with promtool."
+    history = _add_command(commands, "backfill", text)
     _add_config(history)
     history.add_argument(
         "--start",

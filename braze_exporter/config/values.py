@@ -265,13 +265,13 @@ def _validate_label_name(value: object) -> str:
 
 
 # The JSON Schema of each type. It accepts slightly more than the validators. The title is the type's name in documents.
-_TEXT_SCHEMA = {"title": "string", "type": "string", "pattern": r"\S"}
-_ID_SCHEMA = {
-    "title": "Braze API identifier",
-    "type": "string",
-    "pattern": f"^{_BRAZE_ID.pattern.replace('a-f', 'a-fA-F')}$",
-}
-_NAME_SCHEMA = {**_TEXT_SCHEMA, "title": f"string other than `{ALL}`", "not": {"const": ALL}}
+def _string(title: str, pattern: str = r"\S") -> dict[str, object]:
+    return {"title": title, "type": "string", "pattern": pattern}
+
+
+_TEXT_SCHEMA = _string("string")
+_ID_SCHEMA = _string("Braze API identifier", f"^{_BRAZE_ID.pattern.replace('a-f', 'a-fA-F')}$")
+_NAME_SCHEMA = {**_string(f"string other than `{ALL}`"), "not": {"const": ALL}}
 _TEXT = WithJsonSchema(_TEXT_SCHEMA)
 _ID = WithJsonSchema(_ID_SCHEMA)
 _NAME = WithJsonSchema(_NAME_SCHEMA)
@@ -293,18 +293,14 @@ _LABELS = _mapping_schema(
     {"pattern": f"^(?!__){_VARIABLE.pattern}$", "not": {"enum": sorted(ALERT_LABELS)}},
     _TEXT_SCHEMA,
 )
-_SECONDS = WithJsonSchema({"title": "duration", "type": "string", "pattern": f"^(?=[0-9]){_DURATION.pattern}$"})
+_SECONDS = WithJsonSchema(_string("duration", f"^(?=[0-9]){_DURATION.pattern}$"))
 _UNIT = WithJsonSchema({"title": "`hour` or `day`", "type": "string", "enum": [*Unit]})
-_ZONE = WithJsonSchema({**_TEXT_SCHEMA, "title": "time zone name, such as `America/New_York`"})
-_URL = WithJsonSchema({"title": "URL", "type": "string", "pattern": "^https?://"})
-_INSTANCE = WithJsonSchema(
-    {"title": "Braze instance, such as `US-01`", "type": "string", "pattern": "^[A-Za-z]{2}-[0-9]{2}$"}
-)
-_ENVIRONMENT = WithJsonSchema(
-    {"title": "environment variable name", "type": "string", "pattern": f"^{_VARIABLE.pattern}$"}
-)
-_PATTERN = WithJsonSchema({**_TEXT_SCHEMA, "title": "regex"})
-_PATH = WithJsonSchema({**_TEXT_SCHEMA, "title": "file path"})
+_ZONE = WithJsonSchema(_string("time zone name, such as `America/New_York`"))
+_URL = WithJsonSchema(_string("URL", "^https?://"))
+_INSTANCE = WithJsonSchema(_string("Braze instance, such as `US-01`", "^[A-Za-z]{2}-[0-9]{2}$"))
+_ENVIRONMENT = WithJsonSchema(_string("environment variable name", f"^{_VARIABLE.pattern}$"))
+_PATTERN = WithJsonSchema(_string("regex"))
+_PATH = WithJsonSchema(_string("file path"))
 
 Text = Annotated[str, BeforeValidator(_validate_text), _TEXT]
 Duration = Annotated[float, BeforeValidator(_validate_duration), _SECONDS]
@@ -313,9 +309,7 @@ _CONFIGURED_NAME = _text_other_than_all(f'the name "{ALL}" is reserved for unfil
 ConfiguredName = Annotated[str, _CONFIGURED_NAME, _NAME]
 BrazeId = Annotated[str, _braze_id("on the page APIs and Identifiers in Braze"), _ID]
 NamedIds = Annotated[
-    dict[ConfiguredName, BrazeId],
-    mapping_of("names to Braze API identifiers, such as {ios: 3bbc4555-…}"),
-    _IDS,
+    dict[ConfiguredName, BrazeId], mapping_of("names to Braze API identifiers, such as {ios: 3bbc4555-…}"), _IDS
 ]
 Selection = Annotated[tuple[Text, ...], _non_empty_list(f"names, such as [{ALL}]"), _NAMES]
 MessagePart = Annotated[
@@ -341,14 +335,11 @@ AlertLabels = Annotated[dict[LabelName, Text], mapping_of("label names to values
 OptionalCampaignId = Annotated[str | None, _braze_id("at the bottom of the campaign's page in Braze"), _ID]
 OptionalCanvasId = Annotated[str | None, _braze_id("under Analyze Variants on the Canvas's page in Braze"), _ID]
 OptionalSegment = Annotated[str | None, _CONFIGURED_NAME, _NAME]
-OptionalProduct = Annotated[
-    str | None,
-    _text_other_than_all(
-        f'the name "{ALL}" is reserved; leave product out for all products together, or set regex: {ALL} for a product '
-        "of this name"
-    ),
-    _NAME,
-]
+_PRODUCT = _text_other_than_all(
+    f'the name "{ALL}" is reserved; leave product out for all products together, or set regex: {ALL} for a product of '
+    "this name"
+)
+OptionalProduct = Annotated[str | None, _PRODUCT, _NAME]
 OptionalRegex = Annotated[Regex | None, BeforeValidator(_validate_regex), _PATTERN]
 OptionalTimeZone = Annotated[ZoneInfo | None, BeforeValidator(_validate_timezone), _ZONE]
 OptionalUrl = Annotated[str | None, BeforeValidator(_validate_url), _URL]
