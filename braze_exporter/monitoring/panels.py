@@ -261,7 +261,7 @@ def chart(
             "displayMode": "table",
             "placement": "right",
             "showLegend": True,
-            "calcs": ["lastNotNull", "max"],
+            "calcs": ["lastNotNull", "max"] if width >= _COLUMNS / 2 else ["lastNotNull"],
             "sortBy": "Last *",
             "sortDesc": True,
         },
