@@ -3,6 +3,7 @@
 An invalid row makes the whole response an error. It is never counted as zero.
 """
 
+import functools
 import json
 import math
 import re
@@ -174,11 +175,16 @@ def parse_series(query: Query, body: bytes, length: int, earliest: float, latest
     check_starts(query, starts, length, earliest, latest)
     has_local_hours = unit is Unit.HOUR and any(time.moment.tzinfo is None for time in times)
     order = sorted(range(len(starts)), key=starts.__getitem__)
-    in_order = tuple([starts[index] for index in order])
+    in_order = _intern(tuple([starts[index] for index in order]))
     series = parse_columns(query, [rows[index] for index in order], in_order, str(zone) if has_local_hours else "")
     if len({*starts}) < len(starts):
         series = map(_merge_duplicates, series)
     return tuple(map(_limit_length, series) if len(starts) > MAX_LENGTH else series)
+
+
+@functools.lru_cache(maxsize=256)  # the responses to many queries have the same buckets
+def _intern(starts: tuple[int, ...]) -> tuple[int, ...]:
+    return starts
 
 
 def _merge_duplicates(series: Series) -> Series:
