@@ -234,6 +234,7 @@ def test_rejected_key_is_shown(exporter: ExporterRig) -> None:
     """The message names the missing permission and the time of the next attempt."""
     exporter.braze.inject(response_faults.status(403))
     exporter.scrape()
+    exporter.read_lists()  # before the key changes
     messages = {query["message"] for query in read_status_response(exporter.exporter)["queries"]}
     assert messages == {f"failed: {FORBIDDEN}", f"pending: {FORBIDDEN}"}
     assert workspace_messages(exporter)[:2] == [
