@@ -515,6 +515,7 @@ def test_deferred_list_resumes() -> None:
     ) as exporter:
         exporter.braze.lists.page_size = 1
         read_lists(exporter)
+        read_lists(exporter)  # not again within a minute
         assert requested_pages(exporter) == 4
         page = exporter.page()
         assert page.value("braze_api_requests_deferred_total", pool="lists") == 1
