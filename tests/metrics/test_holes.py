@@ -496,12 +496,16 @@ def test_failed_older_chunk_is_followed_by_newest_buckets() -> None:
         assert scrape_repeatedly(exporter).value(UP) == 1
 
 
-def test_malformed_response_is_retried_at_once_at_most_hourly() -> None:
-    """After a malformed response, a query is due again immediately, at most once an hour."""
+@pytest.mark.parametrize("fetches", [1, 3])
+def test_malformed_response_is_retried_at_once_at_most_hourly(fetches: int) -> None:
+    """After a malformed response, a query is due again immediately, at most once an hour.
+
+    One of so many `fetches` is malformed. With 3, a complete repair follows each time.
+    """
     with running_exporter("{event: purchase}", hours()) as exporter:
-        for _ in range(24):
+        for _ in range(24 // fetches):
             exporter.braze.inject(replace_counts(9, value=-1), times=1)
-            scrape_repeatedly(exporter, 4, seconds=75)
+            scrape_repeatedly(exporter, 4 * fetches, seconds=75)
         assert len(exporter.braze.requests) <= 24 + 3
 
 
