@@ -356,7 +356,7 @@ class Program:
 
         Raises `AssertionError` if the program is not ready within 20 seconds.
         """
-        port = port or free_port()
+        is_free_port, port = port is None, port or free_port()
         command = [
             *prefix,
             sys.executable,
@@ -381,6 +381,8 @@ class Program:
                 return program
             time.sleep(0.02)
         program.stop()
+        if is_free_port and "Address already in use" in program.output:  # another program was faster
+            return cls.start(arguments, environment, None, tls, prefix)
         raise AssertionError("the program did not become ready:\n" + program.output)
 
     def _read(self) -> None:

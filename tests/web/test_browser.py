@@ -102,7 +102,7 @@ def test_page_shows_every_workspace_and_query(page: Browser, failing_demo: Progr
     assert page.text("#count") == "39 queries"
     shapes = page.run("return [...document.querySelectorAll('#rows .level')].map((e) => e.classList[1])")
     assert shapes == sorted(shapes, key=["error", "warning", "pending", "ok"].index)
-    assert page.texts("#rows .no-data") == ["no response yet", "no data in the response", "no response yet"]
+    assert sorted(page.texts("#rows .no-data")) == ["no data in the response", *["no response yet"] * 2]
     assert page.run("return document.title") == "(4) Braze exporter"
 
 
