@@ -24,6 +24,7 @@ from simulated_braze import FaultInjectingBraze
 from support import (
     HOUR,
     KEY,
+    MAX_STOP_SECONDS,
     MetricsPage,
     Program,
     free_port,
@@ -502,7 +503,7 @@ def test_every_listen_address_is_served(config: str, command: str) -> None:
             client.sendall(b"GET /-/ready HTTP/1.0\r\n\r\n")
             assert client.recv(15) == b"HTTP/1.1 200 OK"
         assert program.get("/-/ready").text == "Ready.\n"
-        assert program.stop() < 2
+        assert program.stop() < MAX_STOP_SECONDS
     assert program.process.returncode == 0
     assert f" addresses={host}:{port},127.0.0.1:{program.port} protections=none\n" in program.output
 
@@ -657,7 +658,7 @@ def test_demo_runs_without_account() -> None:
     with Program.start(["demo"]) as program:
         page = program.scrape()
         port = program.port
-        assert program.stop(signal.SIGINT) < 2
+        assert program.stop(signal.SIGINT) < MAX_STOP_SECONDS
     assert program.process.returncode == 0
     output = program.output
     assert f"http://127.0.0.1:{port}/metrics" in output

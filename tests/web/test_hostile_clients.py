@@ -17,7 +17,7 @@ import transfer_faults
 from certificates import Pki
 from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
-from support import MetricsPage, Program, running_braze, workspace_yaml, write_file
+from support import MAX_STOP_SECONDS, MetricsPage, Program, running_braze, workspace_yaml, write_file
 
 from braze_exporter.simulator.server import Server
 from braze_exporter.web.acceptor import HARD_MAX_CONNECTIONS
@@ -158,7 +158,7 @@ def assert_unaffected(program: Program, *, growth: int = 25 * MEGABYTE, ends: bo
         assert max(files) < HARD_MAX_CONNECTIONS + 50
         assert max(memory) < before + growth
         if ends:
-            assert program.stop() < 2
+            assert program.stop() < MAX_STOP_SECONDS
     if ends:
         assert_clean_exit(program)
 
@@ -187,7 +187,7 @@ def shared_demo() -> Iterator[Program]:
         for _ in range(20):
             program.scrape()
         yield program
-        assert program.stop() < 2
+        assert program.stop() < MAX_STOP_SECONDS
         assert_clean_exit(program)
 
 
@@ -334,7 +334,7 @@ def test_waiting_scrapes_leave_room_for_others(braze: tuple[FaultInjectingBraze,
             with pytest.raises(BlockingIOError):
                 client.recv(1)
         braze[0].clear_faults()
-        assert program.stop() < 2
+        assert program.stop() < MAX_STOP_SECONDS
 
 
 @pytest.mark.parametrize(
