@@ -53,8 +53,8 @@ CURRENT_HOUR = int(NOW) // HOUR * HOUR
 NEW_YORK = ZoneInfo("America/New_York")
 IOS = "3bbc4555-8fa0-4c9b-a5c0-4505edf3e064"
 VIP = "6d68ea15-26c4-4109-835a-65b81773a5e2"
-# The time within which the program must end after a signal, also on a busy machine. Docker kills it after 10 s.
-MAX_STOP_SECONDS = 5.0
+# The time within which the program must end after a signal: the grace period of responses, and the end of the process.
+MAX_STOP_SECONDS = 2.0
 
 Labels = frozenset[tuple[str, str]]
 # A label and a line in the text format of Prometheus.
