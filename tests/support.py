@@ -31,7 +31,7 @@ from simulated_braze import FaultInjectingBraze
 from braze_exporter.braze import transport
 from braze_exporter.braze.metric_group import MetricGroup
 from braze_exporter.braze.pools import Endpoint, Pool
-from braze_exporter.braze.series import Series
+from braze_exporter.braze.series import Series, SeriesHead
 from braze_exporter.config.loading import Config, load_config
 from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.metrics.counters import Counters
@@ -457,10 +457,9 @@ def make_series(
     labels: tuple[tuple[str, str], ...] = (),
     key: tuple[str, ...] = (),
 ) -> Series:
-    """Return a series with these points."""
-    return Series(
-        metric_group, labels, key, tuple(start for start, _ in points), array("d", [value for _, value in points])
-    )
+    """Return a series with these points. Without a `key` it is the only one of its metric group."""
+    head = SeriesHead(metric_group, labels, key or (metric_group.name,))
+    return Series(head, tuple(start for start, _ in points), array("d", [value for _, value in points]))
 
 
 def run_program(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

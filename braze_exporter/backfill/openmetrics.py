@@ -17,7 +17,7 @@ from braze_exporter.backfill.resume_file import ResumeFile
 from braze_exporter.braze.buckets import bucket_number
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.series import Point, Series
+from braze_exporter.braze.series import Point, SeriesHead
 from braze_exporter.config.document import shorten
 from braze_exporter.metrics.exposition import format_header, format_labels
 from braze_exporter.metrics.families import Family, build_counter, build_gauge
@@ -47,7 +47,7 @@ class _SeriesRow:
     """A series with its query, its `number` in the resume file and its formatted labels."""
 
     query: Query
-    series: Series
+    head: SeriesHead
     number: int
     labels: str
 
@@ -108,20 +108,20 @@ class _Writer:
             rows = [row for row in self._build_rows(query) if self._add_to_summary(row)]
             self.summary.empty_queries += not rows
             for row in rows:
-                metric_group = row.series.metric_group
+                metric_group = row.head.metric_group
                 rows_by_family.setdefault(build_gauge(query.kind, metric_group, query.unit, "settled"), []).append(row)
-                if query in sources and row.series.has_counter:
+                if query in sources and row.head.has_counter:
                     rows_by_family.setdefault(build_counter(query.kind, metric_group), []).append(row)
         return rows_by_family
 
     def _build_rows(self, query: Query) -> list[_SeriesRow]:
         """Return the exported series of a query with the labels that Prometheus stores, which excludes empty ones."""
         rows = []
-        for number, series in self._resume_file.read_series(query):
-            if query.selects(series.labels):
-                labels = (*query.labels, *series.labels, *self._request.labels)
+        for number, head in self._resume_file.read_series(query):
+            if query.selects(head.labels):
+                labels = (*query.labels, *head.labels, *self._request.labels)
                 text = format_labels([(name, value) for name, value in labels if value])
-                rows.append(_SeriesRow(query, series, number, text))
+                rows.append(_SeriesRow(query, head, number, text))
         return rows
 
     def _add_to_summary(self, row: _SeriesRow) -> bool:
@@ -137,7 +137,7 @@ class _Writer:
         if not buckets:
             return False
         summary.oldest, summary.newest = min(summary.oldest, buckets[0][1]), max(summary.newest, buckets[-1][1])
-        if not row.series.key:
+        if row.head.is_only:
             step = query.unit.seconds if query.unit is Unit.HOUR else 1
             summary.gaps += sum((after - before) // step - 1 for (before, _), (after, _) in pairwise(buckets))
         return True

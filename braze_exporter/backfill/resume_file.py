@@ -15,7 +15,7 @@ from pathlib import Path
 
 from braze_exporter.backfill.request import BackfillError, TimeArgument
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.series import Point, Series
+from braze_exporter.braze.series import Point, Series, SeriesHead
 from braze_exporter.config.document import shorten
 from braze_exporter.state.database import (
     ROLLBACK_JOURNAL,
@@ -28,7 +28,7 @@ from braze_exporter.state.database import (
 from braze_exporter.state.errors import ForeignFileError
 
 # Stored in the file, so that later versions recognize its format.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 # "Brzh" in ASCII. It identifies resume files, so that no other database is read or written.
 APPLICATION_ID = 0x42727A68
 # The number of points that are read from the file at once.
@@ -42,15 +42,15 @@ _TABLES = (
     "CREATE TABLE chunks (query INTEGER, ending_at INTEGER, PRIMARY KEY (query, ending_at)) WITHOUT ROWID",
     # The series of each query. The labels are those of the newest chunk that has the series.
     (
-        "CREATE TABLE series (id INTEGER PRIMARY KEY, query INTEGER, metric_group TEXT, key TEXT, labels TEXT NOT NULL,"
-        " newest_chunk INTEGER NOT NULL, UNIQUE (query, metric_group, key))"
+        "CREATE TABLE series (id INTEGER PRIMARY KEY, query INTEGER, key TEXT, labels TEXT NOT NULL,"
+        " newest_chunk INTEGER NOT NULL, UNIQUE (query, key))"
     ),
     "CREATE TABLE points (series INTEGER, start INTEGER, value REAL, PRIMARY KEY (series, start)) WITHOUT ROWID",
 )
 # A series has the labels of its newest response, as in the exporter.
 _UPSERT_SERIES = (
-    "INSERT INTO series (query, metric_group, key, labels, newest_chunk) VALUES (?, ?, ?, ?, ?)"
-    " ON CONFLICT (query, metric_group, key) DO UPDATE SET labels = excluded.labels,"
+    "INSERT INTO series (query, key, labels, newest_chunk) VALUES (?, ?, ?, ?)"
+    " ON CONFLICT (query, key) DO UPDATE SET labels = excluded.labels,"
     " newest_chunk = excluded.newest_chunk WHERE excluded.newest_chunk > newest_chunk"
 )
 
@@ -95,32 +95,29 @@ class ResumeFile:
             connection.execute("INSERT OR IGNORE INTO queries (key) VALUES (?)", key)
             (query,) = connection.execute("SELECT id FROM queries WHERE key = ?", key).fetchone()
             for series in series_list:
-                identity = (query, series.metric_group.name, json.dumps(series.key))
-                connection.execute(_UPSERT_SERIES, (*identity, json.dumps(series.labels), chunk.ending_at))
-                select = "SELECT id FROM series WHERE query = ? AND metric_group = ? AND key = ?"
+                identity = (query, json.dumps(series.head.key))
+                connection.execute(_UPSERT_SERIES, (*identity, json.dumps(series.head.labels), chunk.ending_at))
+                select = "SELECT id FROM series WHERE query = ? AND key = ?"
                 (number,) = connection.execute(select, identity).fetchone()
                 rows = ((number, start, value) for start, value in series.points)
                 connection.executemany("INSERT OR REPLACE INTO points VALUES (?, ?, ?)", rows)
             connection.execute("INSERT OR IGNORE INTO chunks VALUES (?, ?)", (query, chunk.ending_at))
 
-    def read_series(self, query: Query) -> list[tuple[int, Series]]:
-        """Return the stored series of a query without their points, each with its number for `read_points`.
+    def read_series(self, query: Query) -> list[tuple[int, SeriesHead]]:
+        """Return the stored series of a query, each with its number for `read_points`.
 
         Series of newer responses come first.
         """
         metric_groups = {metric_group.name: metric_group for metric_group in query.metric_groups}
         with self._translate_errors():
             select = (
-                "SELECT series.id, metric_group, series.key, labels FROM series JOIN queries ON queries.id = query"
+                "SELECT series.id, series.key, labels FROM series JOIN queries ON queries.id = query"
                 " WHERE queries.key = ? ORDER BY newest_chunk DESC, series.id"
             )
             rows = self._connection.execute(select, (_query_key(query),)).fetchall()
+        keys = [(number, tuple(json.loads(key)), json.loads(labels)) for number, key, labels in rows]
         return [
-            (
-                number,
-                Series(metric_groups[metric_group], tuple(map(tuple, json.loads(labels))), tuple(json.loads(key))),
-            )
-            for number, metric_group, key, labels in rows
+            (number, SeriesHead(metric_groups[key[0]], tuple(map(tuple, labels)), key)) for number, key, labels in keys
         ]
 
     def read_points(self, number: int) -> Iterator[Point]:

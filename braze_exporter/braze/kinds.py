@@ -52,7 +52,7 @@ class ResponseFormat(Enum):
     """Rows with a time, total statistics, and statistics by step with messages by channel."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SeriesKind:
     """A kind of series that Braze offers: one row of the endpoint table.
 

@@ -4,7 +4,7 @@ import functools
 from dataclasses import dataclass, replace
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class MetricGroup:
     """A group of metrics that share a plural noun in their names, for example `custom_events`.
 

@@ -10,6 +10,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from types import NoneType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -18,7 +19,7 @@ from braze_exporter.braze.kinds import ResponseFormat
 from braze_exporter.braze.metric_group import MetricGroup
 from braze_exporter.braze.names import clean_text, normalize_id
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.series import ABSENT, HOLE, Series
+from braze_exporter.braze.series import ABSENT, HOLE, Series, SeriesHead, only_head
 
 # Marks a row that does not have a series, and the value of unique users that several entries of a row have.
 _MISSING, _OMITTED = object(), object()
@@ -42,7 +43,7 @@ class CompactObject:
     def __init__(self, fields: tuple[str, ...], values: Sequence[Any]) -> None:
         """Create an object with these values of `fields`."""
         self._fields = fields
-        self._values = array("d", values) if _are_counts(values) else values
+        self._values = array("d", values) if _are_amounts(values) else values
 
     def __iter__(self) -> Iterator[str]:
         """Yield the fields, as a mapping does."""
@@ -97,6 +98,9 @@ class _Part(NamedTuple):
 # of an entry, the part is None if the null applies to all parts, and the channel is None if it applies to all channels.
 _MessageStats: TypeAlias = tuple[_Part | None, str, str | None, Row | None]
 
+# What identifies a series, and its values.
+_Column: TypeAlias = tuple[SeriesHead, "array[float]"]
+
 
 def invalid_response(detail: str) -> BrazeError:
     """Return the error for an invalid response. `detail` must contain no value of the body."""
@@ -133,40 +137,46 @@ def parse_columns(query: Query, rows: Sequence[Row], starts: tuple[int, ...], zo
 
     `zone` is as in `Series`. Raises `BrazeError` if a number is invalid.
     """
-    kind, build = query.kind, functools.partial(Series, starts=starts, zone=zone)
+    for head, values in _columns(query, rows):
+        yield Series(head, starts, values, zone)
+
+
+def _columns(query: Query, rows: Sequence[Row]) -> Iterator[_Column]:
+    kind = query.kind
     match kind.response_format:
         case ResponseFormat.ROWS:
-            yield from _parse_fields(rows, {query.metric_group: kind.value_field}, build)
+            yield from _parse_fields(rows, {query.metric_group: kind.value_field})
         case ResponseFormat.CAMPAIGN:
             stats_group, message_revenue, conversions, revenue, recipients = kind.metric_groups
             fields = {conversions: "conversions", revenue: _REVENUE_STAT, recipients: "unique_recipients"}
-            yield from _parse_fields(rows, fields, build)
-            yield from _MessageColumns(rows, _campaign_messages).series(stats_group, message_revenue, build)
+            yield from _parse_fields(rows, fields)
+            yield from _MessageColumns(rows, _campaign_messages).columns(stats_group, message_revenue)
         case ResponseFormat.CANVAS:
             entries, conversions, revenue, stats_group, message_revenue = kind.metric_groups
             fields = {entries: "entries", conversions: "conversions", revenue: _REVENUE_STAT}
-            yield from _parse_fields([_as_mapping(row.get("total_stats")) for row in rows], fields, build)
-            yield from _MessageColumns(rows, _canvas_messages).series(stats_group, message_revenue, build)
+            yield from _parse_fields([_as_mapping(row.get("total_stats")) for row in rows], fields)
+            yield from _MessageColumns(rows, _canvas_messages).columns(stats_group, message_revenue)
 
 
-def _parse_fields(
-    rows: Sequence[Row], fields: Mapping[MetricGroup, str], build: Callable[..., Series]
-) -> Iterator[Series]:
-    """Yield the series of metric groups without series labels."""
+def _parse_fields(rows: Sequence[Row], fields: Mapping[MetricGroup, str]) -> Iterator[_Column]:
+    """Yield the columns of metric groups without series labels."""
     for metric_group, field in fields.items():
         column = [row.get(field) for row in rows]
-        yield build(metric_group, values=_parse_column(column, field, can_be_negative=metric_group.can_be_negative))
+        values = _parse_column(column, field, can_be_negative=metric_group.can_be_negative)
+        yield only_head(metric_group), values
 
 
 def _parse_column(values: Sequence[Any], field: str, *, can_be_negative: bool) -> "array[float]":
     """Return the values of a series. Raises `BrazeError` if one is neither a valid number nor null."""
-    if _are_counts(values):  # as almost always
+    if _are_amounts(values):  # as almost always
         return array("d", values)
     return array("d", [_parse_number(value, field, can_be_negative=can_be_negative) for value in values])
 
 
-def _are_counts(values: Sequence[Any]) -> bool:
-    return {*map(type, values)} == {int} and min(values) >= 0 and max(values) <= _MAX_NUMBER
+def _are_amounts(values: Sequence[Any]) -> bool:
+    """Return whether all values are valid numbers, and none is negative. If not, they may still be valid."""
+    is_numeric = bool(values) and {*map(type, values)} <= {int, float}
+    return is_numeric and min(values) >= 0 and max(values) <= _MAX_NUMBER and math.isfinite(sum(values))
 
 
 def _parse_number(value: object, field: str, *, can_be_negative: bool) -> float:
@@ -198,21 +208,64 @@ class _Channel:
         self.rows.append(index)
         self._entries.setdefault(tuple(entry), []).append((index, entry))
 
-    def columns(self, length: int) -> Mapping[str, Sequence[Any]]:
-        """Return the values of each statistic in `length` rows."""
+    def statistics(self, length: int, holes: Container[int]) -> tuple[tuple[str, ...], Sequence["array[float]"]]:
+        """Return the names of the statistics, and the values of each in `length` rows.
+
+        `holes` are the rows that should have all statistics. Raises `BrazeError` if a statistic is sometimes a number
+        and sometimes something else.
+        """
+        if len(self._entries) == 1 and self.rows == [*range(length)]:  # as almost always
+            ((fields, entries),) = self._entries.items()
+            stats, indexes = _statistic_fields(fields)
+            columns = [*zip(*[entry.values() for _, entry in entries], strict=True)]
+            numbers = [*chain.from_iterable([columns[index] for index in indexes])]
+            if _are_amounts(numbers):
+                flat = array("d", numbers)
+                return stats, [flat[at : at + length] for at in range(0, len(flat), length)]
+        parsed = {stat: _parse_stat(stat, column, holes) for stat, column in self._columns(length).items()}
+        known = {stat: values for stat, values in parsed.items() if values is not None}
+        return tuple(known), [*known.values()]
+
+    def _columns(self, length: int) -> Mapping[str, Sequence[Any]]:
+        """Return the values of each field in `length` rows."""
         columns: dict[str, Sequence[Any]] = {}
         for fields, entries in self._entries.items():
             rows = [index for index, _ in entries]
             for field, values in zip(fields, zip(*(entry.values() for _, entry in entries), strict=True), strict=True):
                 stat = clean_text(field)
-                if stat not in columns and rows == [*range(length)]:  # as almost always
-                    columns[stat] = values
-                    continue
                 column = [*columns.get(stat, [_MISSING] * length)]
                 for index, value in zip(rows, values, strict=True):
                     column[index] = value if column[index] is _MISSING else _add_entries(column[index], value, stat)
                 columns[stat] = column
         return columns
+
+
+@functools.lru_cache(maxsize=1_024)  # most entries have the same fields
+def _statistic_fields(fields: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return the fields that can be statistics, and their indexes. If their names are not unique, return none."""
+    known = {clean_text(field): index for index, field in enumerate(fields)}
+    if len(known) < len(fields):
+        return (), ()
+    chosen = {stat: index for stat, index in known.items() if stat not in _NON_STATISTIC_FIELDS}
+    return tuple(chosen), tuple(chosen.values())
+
+
+@functools.lru_cache(maxsize=8_192)  # all responses to a query have the same series
+def _message_heads(
+    groups: tuple[MetricGroup, MetricGroup], part: _Part, name: str, channel: str, stats: tuple[str, ...]
+) -> tuple[SeriesHead, ...]:
+    """Return the heads of the series of a channel of a part. `groups` are those of the counts and of the revenue."""
+    stats_group, revenue_group = groups
+    id_label = next(label for label in stats_group.series_labels if label.endswith("_id"))
+    values_by_label = {"channel": channel, id_label: part.id, id_label.removesuffix("_id"): name}
+    labels = tuple([(label, values_by_label[label]) for label in revenue_group.series_labels])
+    key = (*part, channel)
+    return tuple(
+        SeriesHead(revenue_group, labels, (revenue_group.name, *key))
+        if stat == _REVENUE_STAT
+        else SeriesHead(stats_group, (*labels, ("stat", stat)), (stats_group.name, *key, stat))
+        for stat in stats
+    )
 
 
 class _MessageColumns:
@@ -238,34 +291,18 @@ class _MessageColumns:
                     self._names[part] = name
                 self._channels[part, channel].add(index, entry)
 
-    def series(
-        self, stats_group: MetricGroup, revenue_group: MetricGroup, build: Callable[..., Series]
-    ) -> Iterator[Series]:
-        """Yield what `build` returns for each column, labeled with the newest name of its part.
+    def columns(self, stats_group: MetricGroup, revenue_group: MetricGroup) -> Iterator[_Column]:
+        """Yield each column, labeled with the newest name of its part.
 
         Revenue has a metric group of its own, since it is not a count. Raises `BrazeError` if a statistic is sometimes
         a number and sometimes something else.
         """
-        id_label = next(label for label in stats_group.series_labels if label.endswith("_id"))
         for (part, channel), of_channel in self._channels.items():
             names = ((None, None), (part, None), (None, channel), (part, channel))
             holes = {*of_channel.rows}.union(*(self._rows_with_null.get(name, ()) for name in names))
-            values_by_label = {
-                "channel": channel,
-                id_label: part.id,
-                id_label.removesuffix("_id"): self._names.get(part, ""),
-            }
-            labels = tuple([(label, values_by_label[label]) for label in revenue_group.series_labels])
-            for stat, column in of_channel.columns(self._length).items():
-                values = _parse_stat(stat, column, holes)
-                if values is None:
-                    continue
-                if stat == _REVENUE_STAT:
-                    yield build(revenue_group, labels, (revenue_group.name, *part, channel), values=values)
-                else:
-                    yield build(
-                        stats_group, (*labels, ("stat", stat)), (stats_group.name, *part, channel, stat), values=values
-                    )
+            stats, columns = of_channel.statistics(self._length, holes)
+            heads = _message_heads((stats_group, revenue_group), part, self._names.get(part, ""), channel, stats)
+            yield from zip(heads, columns, strict=True)
 
 
 def _parse_stat(stat: str, column: Sequence[Any], holes: Container[int]) -> "array[float] | None":

@@ -1,9 +1,11 @@
 """Series of values by bucket, as parsed from a response."""
 
+import functools
 import math
 import operator
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from braze_exporter.braze.metric_group import MetricGroup
@@ -19,29 +21,50 @@ class Point(NamedTuple):
     value: float
 
 
+@dataclass(slots=True)
+class SeriesHead:
+    """What identifies a series. It is never modified, and responses with the same series share it.
+
+    `metric_group` is the metric group of the values. `labels` are added to the labels of the query. `key` identifies
+    the series among those of its query: the name of the metric group, then Braze's ids, or a name where Braze gives no
+    id. It has only the name if the metric group has only one series per query. `has_counter` is whether the series has
+    a counter. Counts of unique users cannot be summed.
+    """
+
+    metric_group: MetricGroup
+    labels: tuple[tuple[str, str], ...]
+    key: tuple[str, ...]
+    has_counter: bool = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Set `has_counter`."""
+        is_unique = dict(self.labels).get("stat", "").startswith("unique_")
+        self.has_counter = self.metric_group.is_additive and not is_unique
+
+    @property
+    def is_only(self) -> bool:
+        """Whether the metric group has only one series per query."""
+        return len(self.key) == 1
+
+
+@functools.cache
+def only_head(metric_group: MetricGroup) -> SeriesHead:
+    """Return the head of the only series of a metric group."""
+    return SeriesHead(metric_group, (), (metric_group.name,))
+
+
 class Series(NamedTuple):
     """One series of a response, which can have several.
-
-    `metric_group` is the metric group of the values. `labels` are added to the labels of the query. `key` has the name
-    of the metric group, and identifies the series by Braze's ids, or by a name where Braze gives no id. Both are empty
-    if the metric group has only one series per query.
 
     `starts` are the starts of the buckets of the response, oldest first, in seconds since the epoch. All series of a
     response share them. `values` has a value for each of them: a finite number, `HOLE` or `ABSENT`. It is never
     modified. `zone` is the name of the time zone in which hours without an offset were read, empty if all had one.
     """
 
-    metric_group: MetricGroup
-    labels: tuple[tuple[str, str], ...] = ()
-    key: tuple[str, ...] = ()
+    head: SeriesHead
     starts: tuple[int, ...] = ()
     values: "array[float]" = array("d")
     zone: str = ""
-
-    @property
-    def identity(self) -> tuple[str, ...]:
-        """The key that identifies the series among those of its query."""
-        return self.key or (self.metric_group.name,)
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -59,15 +82,6 @@ class Series(NamedTuple):
         """The start of the newest bucket, including holes, or None if there is none."""
         index = newest_index(self.values)
         return self.starts[index] if index is not None else None
-
-    def without_buckets(self) -> "Series":
-        """Return the series without its values."""
-        return Series(self.metric_group, self.labels, self.key) if self.values else self
-
-    @property
-    def has_counter(self) -> bool:
-        """Whether the series has a counter. Counts of unique users cannot be summed."""
-        return self.metric_group.is_additive and not dict(self.labels).get("stat", "").startswith("unique_")
 
 
 def newest_index(values: "array[float]") -> int | None:
@@ -99,7 +113,8 @@ def share_unchanged(series_list: tuple[Series, ...], previous: tuple[Series, ...
 
 
 def _share(series: Series, old: Series, starts: tuple[int, ...]) -> Series:
-    if series[:3] != old[:3]:  # another metric group, key or label
+    head, _, values, zone = series
+    if head is not old.head and head != old.head:
         return series
-    is_same = starts is old.starts and series.zone == old.zone and series.values.tobytes() == old.values.tobytes()
-    return old if is_same else Series(old.metric_group, old.labels, old.key, starts, series.values, series.zone)
+    is_same = starts is old.starts and zone == old.zone and values.tobytes() == old.values.tobytes()
+    return old if is_same else Series(old.head, starts, values, zone)

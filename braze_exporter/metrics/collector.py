@@ -101,7 +101,7 @@ class Collector:
     def _total_of(self, row: QueryRow) -> Callable[[Series], float | None]:
         key, has_counter = row.query.counter_key, row.query_state in self._counter_sources
         return lambda series: (
-            self._counters.total(key, row.series_key(series)) if has_counter and series.has_counter else None
+            self._counters.total(key, row.series_key(series)) if has_counter and series.head.has_counter else None
         )
 
     def on_queries(self, query_states: Sequence[QueryState]) -> None:
@@ -216,9 +216,9 @@ class Collector:
             query.unit,
             tuple(bucket_number(start, query.unit, query.zone) for start in starts),
             [
-                (series.identity if has_several else (), series.values, query.selects(series.labels))
+                (series.head.key if has_several else (), series.values, query.selects(series.head.labels))
                 for series in response.series
-                if series.has_counter
+                if series.head.has_counter
             ],
             requested_from=oldest,
             requested_at=None if response.is_short else response.sent_at,

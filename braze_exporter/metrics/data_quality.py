@@ -30,10 +30,10 @@ def revision_delays(query: Query, previous: Response, response: Response) -> Ite
         for index, (start, end) in enumerate(zip(starts, ends, strict=True))
         if end <= previous.sent_at and start in indexes
     ]
-    known = {series.identity: series for series in previous.series}
+    known = {series.head.key: series for series in previous.series}
     is_aligned = all(index == old_index for index, old_index in ended)
     for series in response.series:
-        old = known.get(series.identity, series)
+        old = known.get(series.head.key, series)
         if old is series or (is_aligned and series.values[: len(ended)] == old.values[: len(ended)]):
             continue
         for index, old_index in ended:

@@ -2,18 +2,19 @@
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from braze_exporter.braze.buckets import bucket_end, bucket_number, newest_settled_start
 from braze_exporter.braze.kinds import SeriesKind, Unit
 from braze_exporter.braze.metric_group import MetricGroup
-from braze_exporter.braze.series import Series, bucket_starts
+from braze_exporter.braze.series import ABSENT, Series, SeriesHead, bucket_starts, only_head
 from braze_exporter.metrics.baseline import Baseline
 from braze_exporter.metrics.counters import Counters
 from braze_exporter.metrics.exposition import format_labels, format_sample
 from braze_exporter.metrics.families import GAUGE_HELP, QUERY_FAMILIES, Family, build_gauge
-from braze_exporter.scheduler.query_rows import BaselineValues
+from braze_exporter.scheduler.query_rows import BaselineValues, SavedHead
 from braze_exporter.scheduler.query_state import QueryState, Response
 from braze_exporter.scheduler.saved_queries import RestoredSeries
 from braze_exporter.state.counter_state import SeriesKey
@@ -96,6 +97,9 @@ class QueryRow:
             ),
         )
         self.series: dict[tuple[str, ...], SeriesRow] = {}
+        self._rows_by_group: dict[MetricGroup, list[SeriesRow]] = {group: [] for group in query.metric_groups}
+        # The rows of the series of the last response, or empty if it had series without a row.
+        self._listed: list[SeriesRow] = []
         self.latest_start: int | None = previous.latest_start if previous is not None else None
         self.settled_start: int | None = previous.settled_start if previous is not None else None
         self.lines: tuple[bytes, ...] = ()
@@ -105,17 +109,18 @@ class QueryRow:
         self._shown: tuple[tuple[Series, ...], int | None, bool] | None = None
         self.oldest_reachable: int | None = None
         self.is_stale: bool = previous is not None and previous.is_stale
-        self._labels = format_labels(query.query_labels)
+        self._labels = query.labels
+        self._query_labels = format_labels(query.query_labels)
         self._counter_key = query.counter_key
         self._counter_lines: dict[MetricGroup, bytes] = {}
         self._counter_revision = -1  # of the totals in these lines
         for metric_group in query.metric_groups:
             if not metric_group.series_labels:
-                self._find_or_add(Series(metric_group))
+                self._find_or_add(only_head(metric_group))
         for previous_row in previous.series.values() if previous is not None else ():
-            if not query.selects(previous_row.series.labels):
+            if not query.selects(previous_row.series.head.labels):
                 continue
-            series_row = self._find_or_add(previous_row.series)
+            series_row = self._find_or_add(previous_row.series.head)
             series_row.newest_start = previous_row.newest_start
             baseline = previous_row.baseline
             if baseline is not None and baseline.query.baseline_weeks == query.baseline_weeks:
@@ -131,14 +136,14 @@ class QueryRow:
             if self.query.selects(head.labels):
                 series_row = self._find_or_add(head)
                 series_row.newest_start = newest_start
-                if head.identity in restored.baselines and self.query.baseline_weeks:
+                if head.key in restored.baselines and self.query.baseline_weeks:
                     series_row.baseline = Baseline(self.query)
-                    series_row.baseline.restore(*restored.baselines[head.identity])
+                    series_row.baseline.restore(*restored.baselines[head.key])
 
     @property
-    def heads(self) -> tuple[tuple[Series, int | None], ...]:
+    def heads(self) -> tuple[SavedHead, ...]:
         """Each series, and the start of its newest bucket."""
-        return tuple((series_row.series, series_row.newest_start) for series_row in self.series.values())
+        return tuple([(series_row.series.head, series_row.newest_start) for series_row in self.series.values()])
 
     def add_to_baselines(self, response: Response, *, is_history: bool) -> set[int]:
         """Add the settled points of a response to the baselines, and return the periods that have changed.
@@ -149,9 +154,9 @@ class QueryRow:
         query = self.query_state.query
         changed: set[int] = set()
         for series in response.series if query.baseline_weeks else ():
-            if not series.points or not query.selects(series.labels):
+            if not series.points or not query.selects(series.head.labels):
                 continue
-            series_row = self._find_or_add(series)
+            series_row = self._find_or_add(series.head)
             if series_row.baseline is None:
                 series_row.baseline = Baseline(query)
             points = series.points if is_history else series.points[:-1]
@@ -194,7 +199,8 @@ class QueryRow:
             self.query.max_age_seconds,
         )
         query_lines = (
-            _format_lines(family, [(self._labels, value)]) for family, value in zip(QUERY_FAMILIES, values, strict=True)
+            _format_lines(family, [(self._query_labels, value)])
+            for family, value in zip(QUERY_FAMILIES, values, strict=True)
         )
         self.lines = (*query_lines, *self._gauge_lines)
 
@@ -206,23 +212,37 @@ class QueryRow:
 
     def _set_series(self, series_list: tuple[Series, ...]) -> None:
         """Set the series of the rows from a response, and the starts of the latest and the settled bucket."""
-        missing = dict(self.series)
-        for series in series_list:
-            if series.key and series.identity not in self.series and not any(map(math.isfinite, series.values)):
-                continue  # it has had only nulls so far, so it may not be a statistic
-            if self.query.selects(series.labels):
-                series_row = self._find_or_add(series)
-                if series_row.series.labels != series.labels:
-                    series_row.labels = self._format_labels(series)
-                series_row.series = series
-                missing.pop(series.identity, None)
-        for series_row in missing.values():
-            series_row.series = series_row.series.without_buckets()
+        selected = [series for series in series_list if self.query.selects(series.head.labels)]
+        heads = [series.head for series in selected]
+        if len(heads) != len(self._listed) or any(map(operator.is_not, heads, self._listed_heads)):
+            selected = [series for series in selected if self._has_row(series)]
+            self._list_rows([series.head for series in selected])
         starts, settled = bucket_starts(series_list), self._settled_index
+        for series_row, series in zip(self._listed, selected, strict=True):
+            series_row.series = series
+            newest = starts[-1] if starts and series.values[-1] != ABSENT else series.newest_start
+            if newest is not None and (series_row.newest_start is None or newest > series_row.newest_start):
+                series_row.newest_start = newest
         if starts:
             self.latest_start = starts[-1] if _has_number(series_list, -1) else None
         if settled is not None:
             self.settled_start = starts[settled] if _has_number(series_list, settled) else None
+
+    @property
+    def _listed_heads(self) -> Iterator[SeriesHead]:
+        return (series_row.series.head for series_row in self._listed)
+
+    def _has_row(self, series: Series) -> bool:
+        """Return whether a series has a row or gets one. One that has had only nulls may not be a statistic."""
+        return series.head.is_only or series.head.key in self.series or any(map(math.isfinite, series.values))
+
+    def _list_rows(self, heads: Iterable[SeriesHead]) -> None:
+        """Set the rows of the series of a response. The other rows have no series."""
+        self._listed = [self._find_or_add(head) for head in heads]
+        listed = {series_row.series.head.key for series_row in self._listed}
+        for key, series_row in self.series.items():
+            if key not in listed:
+                series_row.series = Series(series_row.series.head)
 
     @property
     def _settled_index(self) -> int | None:
@@ -235,7 +255,7 @@ class QueryRow:
         """Yield the lines of each gauge family."""
         query, settled = self.query, self._settled_index
         for metric_group in query.metric_groups:
-            rows = [row for row in self.series.values() if row.series.metric_group is metric_group]
+            rows = self._rows_by_group[metric_group]
             values = [self._gauge_values(row, settled) for row in rows]
             for at, family in enumerate(_gauge_families(query.kind, metric_group, query.unit)):
                 yield _format_lines(
@@ -244,7 +264,7 @@ class QueryRow:
 
     def series_key(self, series: Series) -> SeriesKey:
         """Return the key of the counter of a series."""
-        return series.identity if len(self.query.metric_groups) > 1 else ()
+        return series.head.key if len(self.query.metric_groups) > 1 else ()
 
     def render_counter(self, family: Family, metric_group: MetricGroup, counters: Counters) -> bytes:
         """Return the lines of a counter family with the totals of the last save, rendered only if they have changed."""
@@ -252,11 +272,7 @@ class QueryRow:
         if revision != self._counter_revision:
             self._counter_lines, self._counter_revision = {}, revision
         if metric_group not in self._counter_lines:
-            rows = [
-                row
-                for row in self.series.values()
-                if row.series.metric_group is metric_group and row.series.has_counter
-            ]
+            rows = [row for row in self._rows_by_group[metric_group] if row.series.head.has_counter]
             totals = counters.expose(self._counter_key, [self.series_key(row.series) for row in rows])
             lines = _format_lines(family, zip([row.labels for row in rows], totals, strict=True))
             self._counter_lines[metric_group] = lines
@@ -308,25 +324,25 @@ class QueryRow:
         A series that is the only one of its metric group stays, since it belongs to the query.
         """
         query, self.oldest_reachable = self.query, oldest
-        for identity, series_row in [*self.series.items()]:
-            start = series_row.newest_start
-            if series_row.series.key and start is not None and bucket_number(start, query.unit, query.zone) < oldest:
-                del self.series[identity]
+        for key, series_row in [*self.series.items()]:
+            head, start = series_row.series.head, series_row.newest_start
+            if not head.is_only and start is not None and bucket_number(start, query.unit, query.zone) < oldest:
+                del self.series[key]
+                self._rows_by_group[head.metric_group].remove(series_row)
                 self._counter_lines.clear()
 
-    def _find_or_add(self, series: Series) -> SeriesRow:
-        """Return the row of the series, with its newest bucket."""
-        series_row = self.series.get(series.identity)
+    def _find_or_add(self, head: SeriesHead) -> SeriesRow:
+        """Return the row of a series, with its current labels."""
+        series_row = self.series.get(head.key)
         if series_row is None:
-            series_row = SeriesRow(series.without_buckets(), self._format_labels(series))
-            self.series[series.identity] = series_row
-        start = series.newest_start
-        if start is not None:
-            series_row.newest_start = max(start, series_row.newest_start or start)
+            series_row = self.series[head.key] = SeriesRow(Series(head), self._format_labels(head))
+            self._rows_by_group[head.metric_group].append(series_row)
+        elif series_row.series.head != head:
+            series_row.series, series_row.labels = Series(head), self._format_labels(head)
         return series_row
 
-    def _format_labels(self, series: Series) -> str:
-        return format_labels((*self.query_state.query.labels, *series.labels))
+    def _format_labels(self, head: SeriesHead) -> str:
+        return format_labels((*self._labels, *head.labels))
 
 
 def _format_lines(family: Family, values: Iterable[tuple[str, float | None]]) -> bytes:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.metric_group import MetricGroup
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.series import ABSENT, Series, bucket_starts
+from braze_exporter.braze.series import ABSENT, Series, SeriesHead, bucket_starts
 from braze_exporter.scheduler.history_ranges import HistoryRange
 from braze_exporter.scheduler.query_state import FetchResult, QueryState, Response
 from braze_exporter.scheduler.repair import RequestPlanner
@@ -113,34 +113,34 @@ def restore_error(text: str | None) -> BrazeError | None:
     return BrazeError(Reason(reason), str(detail), is_transient=bool(is_transient))
 
 
-# A series without buckets, and the start of the newest bucket that any response had, or None if the last one has it.
-SeriesHead = tuple[Series, int | None]
+# A series, and the start of the newest bucket that any response had, or None if the last one has it.
+SavedHead = tuple[SeriesHead, int | None]
 
 
-def encode_heads(heads: Iterable[SeriesHead]) -> bytes:
+def encode_heads(heads: Iterable[SavedHead]) -> bytes:
     """Return what identifies the series of a query."""
-    return _compress_json([[series.metric_group.name, series.key, series.labels, newest] for series, newest in heads])
+    return _compress_json([[head.key, head.labels, newest] for head, newest in heads])
 
 
-def decode_heads(data: bytes, metric_groups: Iterable[MetricGroup]) -> list[SeriesHead]:
+def decode_heads(data: bytes, metric_groups: Iterable[MetricGroup]) -> list[SavedHead]:
     """Return the series that `encode_heads` encoded. Raises one of `DECODE_ERRORS` if the data is damaged."""
     groups = {metric_group.name: metric_group for metric_group in metric_groups}
     return [
-        (Series(groups[name], tuple((label, value) for label, value in labels), tuple(key)), newest)
-        for name, key, labels, newest in json.loads(zlib.decompress(data))
+        (SeriesHead(groups[key[0]], tuple((label, value) for label, value in labels), tuple(key)), newest)
+        for key, labels, newest in json.loads(zlib.decompress(data))
     ]
 
 
-def encode_buckets(heads: Iterable[SeriesHead], series_list: Sequence[Series]) -> bytes:
+def encode_buckets(heads: Iterable[SavedHead], series_list: Sequence[Series]) -> bytes:
     """Return the buckets of a response, in the order of `heads`. A series that the response lacks is absent in all."""
     starts = bucket_starts(series_list)
     absent = array("d", [ABSENT]) * len(starts)
-    columns = {series.identity: series.values for series in series_list}
-    values = b"".join(columns.get(head.identity, absent).tobytes() for head, _ in heads)
+    columns = {series.head.key: series.values for series in series_list}
+    values = b"".join(columns.get(head.key, absent).tobytes() for head, _ in heads)
     return zlib.compress(struct.pack(f"=I{len(starts)}q", len(starts), *starts) + values, _COMPRESSION_LEVEL)
 
 
-def decode_buckets(heads: Sequence[SeriesHead], data: bytes) -> tuple[Series, ...]:
+def decode_buckets(heads: Sequence[SavedHead], data: bytes) -> tuple[Series, ...]:
     """Return the series of a response; those that it lacked have no buckets.
 
     Raises one of `DECODE_ERRORS` if the data is damaged.
@@ -151,14 +151,11 @@ def decode_buckets(heads: Sequence[SeriesHead], data: bytes) -> tuple[Series, ..
     values = array("d", content[4 + 8 * length :])
     if len(values) != length * len(heads):
         raise ValueError("the number of values does not match the series")
-    return tuple(
-        Series(head.metric_group, head.labels, head.key, starts, values[at * length : (at + 1) * length])
-        for at, (head, _) in enumerate(heads)
-    )
+    return tuple(Series(head, starts, values[at * length : (at + 1) * length]) for at, (head, _) in enumerate(heads))
 
 
 BaselineValues = Mapping[tuple[str, ...], "tuple[array[int], array[float]]"]
-"""The starts and the values of a query's baselines, by identity of the series."""
+"""The starts and the values of a query's baselines, by key of the series."""
 
 
 def encode_baselines(baselines: BaselineValues) -> bytes:
@@ -170,8 +167,8 @@ def decode_baselines(rows: Iterable[bytes]) -> BaselineValues:
     """Return the values that `encode_baselines` encoded. Raises one of `DECODE_ERRORS` if a row is damaged."""
     baselines: dict[tuple[str, ...], tuple[array[int], array[float]]] = {}
     for data in rows:
-        for identity, starts, values in json.loads(zlib.decompress(data)):
-            columns = baselines.setdefault(tuple(identity), (array("I"), array("d")))
+        for key, starts, values in json.loads(zlib.decompress(data)):
+            columns = baselines.setdefault(tuple(key), (array("I"), array("d")))
             columns[0].extend(array("I", starts))
             columns[1].extend(array("d", values))
     if any(len(starts) != len(values) for starts, values in baselines.values()):

@@ -12,8 +12,8 @@ from braze_exporter.braze.series import Series
 from braze_exporter.scheduler.query_rows import (
     DECODE_ERRORS,
     BaselineValues,
+    SavedHead,
     SavedTimes,
-    SeriesHead,
     decode_baselines,
     decode_buckets,
     decode_heads,
@@ -40,7 +40,7 @@ class RestoredSeries(NamedTuple):
     `heads` are all its series. `starts` are the last known starts of its latest and its settled bucket.
     """
 
-    heads: Sequence[SeriesHead]
+    heads: Sequence[SavedHead]
     starts: tuple[int | None, int | None]
     baselines: BaselineValues
 
@@ -59,7 +59,7 @@ class _Changes:
     """What has changed since the last write, by the id of the query: rows, series, and changed periods of baselines."""
 
     rows: dict[int, Sequence[object]] = field(default_factory=dict)
-    series: dict[int, tuple[tuple[SeriesHead, ...], tuple[Series, ...]]] = field(default_factory=dict)
+    series: dict[int, tuple[tuple[SavedHead, ...], tuple[Series, ...]]] = field(default_factory=dict)
     baselines: dict[tuple[int, int], BaselineValues] = field(default_factory=dict)
     removed: set[int] = field(default_factory=set)
 
@@ -128,7 +128,7 @@ class SavedQueries:
             self._changes.removed |= removed
 
     def record_query(
-        self, query_state: QueryState, starts: tuple[int | None, int | None], heads: tuple[SeriesHead, ...] | None
+        self, query_state: QueryState, starts: tuple[int | None, int | None], heads: tuple[SavedHead, ...] | None
     ) -> None:
         """Save a query whose fetch has just ended.
 
@@ -169,20 +169,16 @@ class SavedQueries:
             rows["baselines", key] = (*key, encode_baselines(values)) if values else None
         return rows
 
-    def _series_rows(self, query_id: int, heads: tuple[SeriesHead, ...], series: tuple[Series, ...]) -> TableChanges:
+    def _series_rows(self, query_id: int, heads: tuple[SavedHead, ...], series: tuple[Series, ...]) -> TableChanges:
         """Return the rows for a response. The heads of its series are written only if they have changed."""
-        listed = {item.identity for item in series}
-        known = {head.identity for head, _ in heads}
+        listed = {item.head.key for item in series}
+        known = {head.key for head, _ in heads}
         heads = (
-            *((head, None if head.identity in listed else newest) for head, newest in heads),
-            *(
-                (Series(item.metric_group, item.labels, item.key), None)
-                for item in series
-                if item.identity not in known
-            ),
+            *((head, None if head.key in listed else newest) for head, newest in heads),
+            *((item.head, None) for item in series if item.head.key not in known),
         )
         rows: TableChanges = {("responses", (query_id,)): (query_id, encode_buckets(heads, series))}
-        hash_of_heads = hash(tuple([(head.identity, head.labels, newest) for head, newest in heads]))
+        hash_of_heads = hash(tuple([(head.key, head.labels, newest) for head, newest in heads]))
         if self._heads_hashes.get(query_id) != hash_of_heads:
             self._heads_hashes[query_id] = hash_of_heads
             rows["query_series", (query_id,)] = (query_id, encode_heads(heads))

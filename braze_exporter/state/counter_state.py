@@ -13,7 +13,7 @@ from braze_exporter.braze.kinds import MAX_LENGTH, Unit
 # config. The subject is Braze's id, or else its name. Ids of hex digits and dashes are in lower case. What is not
 # applicable is empty.
 CounterKey = tuple[str, ...]
-# The key of a series among those of its query (see `Series.identity`), empty if the query has only one series.
+# The key of a series among those of its query (see `SeriesHead`), empty if the query has only one series.
 SeriesKey = tuple[str, ...]
 # Workspace, url, kind and id.
 NameKey = tuple[str, str, str, str]

@@ -5,7 +5,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 
-from braze_exporter.braze.series import Series
+from braze_exporter.braze.series import Series, SeriesHead, only_head
 from braze_exporter.metrics.rows import SeriesView
 
 
@@ -15,7 +15,7 @@ def representative_view(views: Sequence[SeriesView]) -> SeriesView:
     It is of the first metric group. If that has several series, it is the sum of those of its `primary_stats`.
     """
     metric_group = views[0].query_state.query.metric_group
-    views_of_group = [view for view in views if view.series.metric_group is metric_group]
+    views_of_group = [view for view in views if view.series.head.metric_group is metric_group]
     chosen = [
         view for view in views_of_group if not metric_group.primary_stats or _stat(view) in metric_group.primary_stats
     ]
@@ -24,7 +24,7 @@ def representative_view(views: Sequence[SeriesView]) -> SeriesView:
     if not chosen:
         return replace(
             views[0],
-            series=Series(metric_group),
+            series=Series(only_head(metric_group)),
             settled_count=0,
             ended_count=0,
             latest=None,
@@ -40,7 +40,7 @@ def representative_view(views: Sequence[SeriesView]) -> SeriesView:
         for value, *of_bucket in zip(longest.series.values, *columns, strict=True)
     ]
     label = ("stat", " + ".join(dict.fromkeys(_stat(view) for view in chosen)))
-    series = Series(metric_group, (label,), (), longest.series.starts, array("d", values))
+    series = Series(SeriesHead(metric_group, (label,), (metric_group.name,)), longest.series.starts, array("d", values))
     points = series.points
     return replace(
         longest,
@@ -54,7 +54,7 @@ def representative_view(views: Sequence[SeriesView]) -> SeriesView:
 
 
 def _stat(view: SeriesView) -> str:
-    return dict(view.series.labels).get("stat", "")
+    return dict(view.series.head.labels).get("stat", "")
 
 
 def _sum_totals(totals: Sequence[float | None]) -> float | None:

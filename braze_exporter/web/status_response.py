@@ -140,9 +140,9 @@ def _query_data(
     )
     return {
         "workspace": query.workspace,
-        "name": query.title or _group_text(view.series.metric_group),
+        "name": query.title or _group_text(view.series.head.metric_group),
         "tags": _tags(query, view.series),
-        "labels": dict((*query.labels, *view.series.labels)),
+        "labels": dict((*query.labels, *view.series.head.labels)),
         "series": [_series_data(item) for item in views] if len(query.metric_groups) > 1 else [],
         "unit": query.unit,
         "app_id": query.app_id,
@@ -163,14 +163,16 @@ def _query_data(
         "baseline": view.baseline,
         "baseline_weeks": query.baseline_weeks,
         "total": view.total,
-        "metrics": _metric_names(query.kind, view.series.metric_group, query.unit, has_counter=view.total is not None),
+        "metrics": _metric_names(
+            query.kind, view.series.head.metric_group, query.unit, has_counter=view.total is not None
+        ),
         "points": _points_data(view, query.unit) if response is not None else None,
     }
 
 
 def _series_data(view: SeriesView) -> SeriesData:
     return {
-        "metric_group": _group_text(view.series.metric_group),
+        "metric_group": _group_text(view.series.head.metric_group),
         "labels": _short_labels(view.series),
         "latest": view.latest,
         "settled": view.settled,
@@ -180,10 +182,10 @@ def _series_data(view: SeriesView) -> SeriesData:
 
 def _short_labels(series: Series) -> list[str]:
     """Return the label values of a series for people, with ids only where the name is unknown."""
-    values = dict(series.labels)
+    values = dict(series.head.labels)
     return [
         value
-        for name, value in series.labels
+        for name, value in series.head.labels
         if value and not (name.endswith("_id") and values[name.removesuffix("_id")])
     ]
 
@@ -191,8 +193,8 @@ def _short_labels(series: Series) -> list[str]:
 def _tags(query: Query, series: Series) -> list[tuple[str, str]]:
     tags = [("unit", query.unit.adverb)]
     if query.title and query.kind is not CUSTOM_EVENTS:
-        tags.append(("metric", _group_text(series.metric_group)))
-    labels = (*query.labels, *series.labels)
+        tags.append(("metric", _group_text(series.head.metric_group)))
+    labels = (*query.labels, *series.head.labels)
     skipped = {"workspace", query.kind.subject_label, query.kind.subject_parameter}
     return tags + [(name.removeprefix("braze_"), value) for name, value in labels if value and name not in skipped]
 

@@ -16,7 +16,7 @@ from braze_exporter.backfill.request import BackfillError, TimeArgument
 from braze_exporter.backfill.resume_file import ResumeFile
 from braze_exporter.braze.kinds import CAMPAIGNS, CUSTOM_EVENTS, UTC, Unit
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.series import Point, Series
+from braze_exporter.braze.series import Point, SeriesHead, only_head
 
 START, END = TimeArgument(0.0), TimeArgument(1e6)
 QUERY = Query("production", CUSTOM_EVENTS, Unit.HOUR, "purchase", zone=NEW_YORK, ending_at=7_199)
@@ -32,7 +32,7 @@ def test_saved_chunks_are_read_back(tmp_path: Path) -> None:
     messages, conversions = CAMPAIGNS.metric_groups[:2]
     campaign = replace(QUERY, kind=CAMPAIGNS, unit=Unit.DAY)
     older = replace(campaign, ending_at=3_599)
-    sent, other = ("v1", "email", "sent"), ("v2", "email", "sent")
+    sent, other = (messages.name, "v1", "email", "sent"), (messages.name, "v2", "email", "sent")
     with closing(opened(tmp_path / "x")) as resume_file:
         resume_file.save(
             campaign,
@@ -48,12 +48,12 @@ def test_saved_chunks_are_read_back(tmp_path: Path) -> None:
         resume_file.save(replace(older, workspace="other"), [])
     with closing(opened(tmp_path / "x")) as resume_file:
         points_by_series = [
-            (series, [*resume_file.read_points(number)]) for number, series in resume_file.read_series(campaign)
+            (head, [*resume_file.read_points(number)]) for number, head in resume_file.read_series(campaign)
         ]
         assert points_by_series == [
-            (Series(messages, (("variation", "new name"),), sent), [Point(0, 1.0), Point(3_600, 3.0)]),
-            (Series(messages, (("variation", "b"),), other), [Point(3_600, 7.0)]),
-            (Series(conversions), [Point(3_600, 9.0)]),
+            (SeriesHead(messages, (("variation", "new name"),), sent), [Point(0, 1.0), Point(3_600, 3.0)]),
+            (SeriesHead(messages, (("variation", "b"),), other), [Point(3_600, 7.0)]),
+            (only_head(conversions), [Point(3_600, 9.0)]),
         ]
         assert resume_file.missing_chunks([campaign, older, replace(campaign, ending_at=1)]) == [
             replace(campaign, ending_at=1)
@@ -107,7 +107,7 @@ CREATE TABLE points (series INTEGER, start INTEGER, value REAL, PRIMARY KEY (ser
 """
 
 
-@pytest.mark.parametrize("version", [1, 3])
+@pytest.mark.parametrize("version", [1, 4])
 def test_resume_file_of_other_version_is_refused(tmp_path: Path, version: int) -> None:
     """A resume file of an older or newer version is refused and left unchanged."""
     if version > 1:

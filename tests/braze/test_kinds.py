@@ -541,9 +541,9 @@ def parse_values(kind: SeriesKind, data: object) -> dict[tuple[str, tuple[tuple[
     result, from_large_body = (parsing.parse_series(query, body.encode(), 2_000, NOW, NOW) for body in bodies)
     assert repr(result) == repr(from_large_body)
     return {
-        (series.metric_group.name, series.labels): [value for _, value in series.points]
+        (series.head.metric_group.name, series.head.labels): [value for _, value in series.points]
         for series in result
-        if series.points or not series.key
+        if series.points or series.head.is_only
     }
 
 
@@ -672,8 +672,8 @@ def test_null_name_is_no_statistic() -> None:
     rows = [{"time": f"2026-11-2{day}", "messages": {"email": [entry]}} for day, entry in enumerate(messages)]
     body = json.dumps({"message": "success", "data": rows}).encode()
     result = parsing.parse_series(Query("p", CAMPAIGNS, Unit.DAY, "x", subject_id="x"), body, 14, NOW, NOW)
-    (series,) = [item for item in result if item.key]
-    assert series.key == ("campaign_messages", "a", "", "email", "sent")
+    (series,) = [item for item in result if not item.head.is_only]
+    assert series.head.key == ("campaign_messages", "a", "", "email", "sent")
     assert ([value for _, value in series.points], len(series.holes)) == ([3], 1)
 
 

@@ -19,7 +19,7 @@ from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, Unit
 from braze_exporter.braze.pools import Endpoint
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.series import Series
+from braze_exporter.braze.series import Series, only_head
 from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.clients import WorkspaceClient
 from braze_exporter.scheduler.errors import Deferred
@@ -443,7 +443,7 @@ def test_failed_fetch_keeps_last_response() -> None:
     def fetch(_query: Query) -> FetchedSeries:
         if failure:
             raise failure[0]
-        return FetchedSeries((Series(CUSTOM_EVENTS.metric_group),), None)
+        return FetchedSeries((Series(only_head(CUSTOM_EVENTS.metric_group)),), None)
 
     query = Query("w", CUSTOM_EVENTS, Unit.HOUR, "purchase")
     cache = make_scheduler([query], fetch, clock)
