@@ -233,7 +233,7 @@ class AccuracyRun:
         assert self._exporter is not None
         with self._disk():
             self._exporter.save().result(10)
-            text = self._exporter.render(openmetrics=False).decode()
+            text = b"".join(self._exporter.render(openmetrics=False)).decode()
         if not self._is_disk_full:
             self._saved_states = {query: replace(state) for query, state in self._states.items()}
         samples = {(name, labels): float(value) for name, labels, value in _SAMPLE.findall(text)}

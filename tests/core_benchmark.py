@@ -36,6 +36,7 @@ STATISTICS = (
     *("sent", "delivered", "opens", "unique_opens", "clicks", "unique_clicks", "bounces", "reported_spam"),
     *("unsubscribes", "revenue", "machine_opens"),
 )
+VARIATION_ID = "4f0d6a3e"  # the start of the ids of variations
 VARIATIONS = 7  # with the three totals of a campaign: 80 series
 
 
@@ -47,7 +48,11 @@ def campaign_body(now: float, revision: int, length: int = 14) -> bytes:
         date = (datetime.fromtimestamp(now, UTC) - timedelta(days=back)).strftime("%Y-%m-%d")
         stats = {name: number * (position + 1) for position, name in enumerate(STATISTICS)}
         variations = [
-            {"variation_api_id": f"4f0d6a3e-{at:04}-4c1b-9d3e-6a7b8c9d0e1f", "variation_name": f"Variant {at}", **stats}
+            {
+                "variation_api_id": f"{VARIATION_ID}-{at:04}-4c1b-9d3e-6a7b8c9d0e1f",
+                "variation_name": f"Variant {at}",
+                **stats,
+            }
             for at in range(VARIATIONS)
         ]
         totals = {"conversions": number, "revenue": number / 4, "unique_recipients": number}
@@ -96,13 +101,17 @@ class _Handler(socketserver.StreamRequestHandler):
             self.wfile.write(head.encode() + body)
 
     def _body(self, path: str) -> bytes:
-        """Return the response to a request for `path`. Requests that differ only in their subject share it."""
+        """Return the response to a request for `path`.
+
+        Requests for events that differ only in their subject share it. Each campaign has variations of its own.
+        """
+        parameters = dict(item.split("=") for item in path.partition("?")[2].split("&") if item)
         if not path.startswith("/events/"):
             key: tuple[str, ...] = ("campaign",)
             if key not in self.bodies:
                 self.bodies[key] = campaign_body(self.now, self.revision)
-            return self.bodies[key]
-        parameters = dict(item.split("=") for item in path.partition("?")[2].split("&"))
+            number = parameters.get("campaign_id", VARIATION_ID)[-8:]
+            return self.bodies[key].replace(VARIATION_ID.encode(), number.encode())
         ending_at, length = parameters.get("ending_at", ""), parameters["length"]
         key = (ending_at, length)
         if key not in self.bodies:
@@ -158,7 +167,7 @@ class _Run:
         """Make one scrape of all due queries."""
         self.exporter.refresh().result()
         self.exporter.save().result()
-        self.page_bytes = len(self.exporter.render(openmetrics=True))
+        self.page_bytes = sum(map(len, self.exporter.render(openmetrics=True)))
 
     def bare_calls(self, number: int, path: str) -> None:
         """Make `number` calls in as many threads as there are connections, and parse their JSON."""

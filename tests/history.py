@@ -63,12 +63,12 @@ def scrape_history(
 
             def page() -> MetricsPage:
                 exporter.save().result(10)
-                return MetricsPage(exporter.render(openmetrics=False).decode())
+                return MetricsPage(b"".join(exporter.render(openmetrics=False)).decode())
 
             def is_ready() -> bool:
                 clock.advance(5)  # lets the budget refill for some more calls
                 wait([exporter.refresh()])
-                return exporter.render(openmetrics=False).count(b"_baseline{") == sum(
+                return b"".join(exporter.render(openmetrics=False)).count(b"_baseline{") == sum(
                     query.baseline_weeks > 0 for query in plan.queries
                 )
 

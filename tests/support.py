@@ -207,7 +207,7 @@ class ExporterRig:
     def page(self) -> MetricsPage:
         """Save the counters, and return the current page without fetching anything."""
         self.exporter.save().result(10)
-        return MetricsPage(self.exporter.render(openmetrics=False).decode())
+        return MetricsPage(b"".join(self.exporter.render(openmetrics=False)).decode())
 
 
 def workspace_yaml(url: str, events: str, *, name: str = "production", extra_yaml: str = "") -> str:

@@ -73,7 +73,9 @@ def read_pages() -> tuple[str, str]:
         exporter.braze.inventory = Inventory(campaigns=(CAMPAIGN,), canvases=(CANVAS,), products=("Mug",))
         exporter.braze.inject(response_faults.edited(add_revenue), path="/canvas/data_series")
         wait_until(lambda: is_complete(exporter), "all history and lists are read", 60)
-        text_page, openmetrics_page = (exporter.exporter.render(openmetrics=which).decode() for which in (False, True))
+        text_page, openmetrics_page = (
+            b"".join(exporter.exporter.render(openmetrics=which)).decode() for which in (False, True)
+        )
     return text_page, openmetrics_page
 
 

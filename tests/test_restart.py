@@ -372,7 +372,7 @@ def test_without_state_file_nothing_is_kept(tmp_path: Path) -> None:
                 contextlib.closing(Exporter(wall=world.clock.wall, monotonic=world.clock.monotonic)) as exporter,
             ):
                 exporter.apply_config(config, build_plan(config), session)
-                assert MetricsPage(exporter.render(openmetrics=False).decode()).values(UP) == []
+                assert MetricsPage(b"".join(exporter.render(openmetrics=False)).decode()).values(UP) == []
                 exporter.refresh().result(10)
                 assert len(series_requests(world.braze)) == 1
             world.braze.reset()

@@ -263,9 +263,14 @@ def _message_heads(
     return tuple(
         SeriesHead(revenue_group, labels, (revenue_group.name, *key))
         if stat == _REVENUE_STAT
-        else SeriesHead(stats_group, (*labels, ("stat", stat)), (stats_group.name, *key, stat))
+        else SeriesHead(stats_group, (*labels, _stat_label(stat)), (stats_group.name, *key, stat))
         for stat in stats
     )
+
+
+@functools.lru_cache(maxsize=1_024)  # all channels have the same statistics
+def _stat_label(stat: str) -> tuple[str, str]:
+    return "stat", stat
 
 
 class _MessageColumns:

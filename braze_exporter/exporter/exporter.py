@@ -3,7 +3,7 @@
 import logging
 import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 
@@ -286,8 +286,8 @@ class Exporter:
         if not self._writer.is_stalled:
             self._writer.request()
 
-    def render(self, *, openmetrics: bool) -> bytes:
-        """Return the metrics in the text format 0.0.4, or in OpenMetrics 1.0.0 if `openmetrics` is true.
+    def render(self, *, openmetrics: bool) -> Iterator[bytes]:
+        """Yield the metrics in the text format 0.0.4, or in OpenMetrics 1.0.0 if `openmetrics` is true, in parts.
 
         The counters have the totals of the last write that succeeded.
         """

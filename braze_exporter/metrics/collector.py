@@ -66,13 +66,11 @@ class Collector:
         self._sections: Sequence[tuple[Family, Sequence[bytes]]] = ()
         scheduler.add_listener(self)
 
-    def render(self, *, openmetrics: bool) -> bytes:
-        """Return all metrics in the text format 0.0.4, or in OpenMetrics 1.0.0. Writes no file."""
-        parts = []
+    def render(self, *, openmetrics: bool) -> Iterator[bytes]:
+        """Yield all metrics in the text format 0.0.4, or in OpenMetrics 1.0.0, one family at a time. Writes no file."""
         for family, lines in self._update_sections():
-            parts.append(format_header(family, openmetrics=openmetrics).encode())
-            parts += lines
-        return b"".join([*parts, self._self_metrics.render(openmetrics=openmetrics)])
+            yield b"".join([format_header(family, openmetrics=openmetrics).encode(), *lines])
+        yield self._self_metrics.render(openmetrics=openmetrics)
 
     def _update_sections(self) -> Sequence[tuple[Family, Sequence[bytes]]]:
         """Return the lines of each family that depends on query results, updated only if something changed."""

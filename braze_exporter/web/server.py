@@ -9,7 +9,7 @@ import logging
 import math
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Protocol
@@ -60,8 +60,8 @@ class MetricsSource(Protocol):
     def save(self) -> Future[Any]:
         """Start a write of the state file, and return a future that is done after it. Does not block."""
 
-    def render(self, *, openmetrics: bool) -> bytes:
-        """Return the metrics in the text format, or in OpenMetrics if `openmetrics` is true. Writes no file."""
+    def render(self, *, openmetrics: bool) -> Iterable[bytes]:
+        """Return the metrics in parts, in the text format or in OpenMetrics. Writes no file."""
 
     def count_incomplete_scrape(self) -> None:
         """Count a scrape that reached its deadline before all due queries were fetched."""
@@ -105,7 +105,7 @@ class Application:
             lambda content_type: source.render(openmetrics=content_type == CONTENT_TYPE_OPENMETRICS)
         )
         self._status_pages = PageRenderer(
-            lambda content_type: status_page.json() if content_type == JSON else status_page.html(), threads=1
+            lambda content_type: [status_page.json() if content_type == JSON else status_page.html()], threads=1
         )
         self._timeout_offset_seconds = timeout_offset_seconds
         # How long the last page took.

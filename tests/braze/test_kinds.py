@@ -661,7 +661,7 @@ def test_lone_surrogates_do_not_break_page() -> None:
 
         exporter.braze.inject(cut, path="/campaigns/data_series")
         page = exporter.scrape()
-        exporter.exporter.render(openmetrics=True)
+        [*exporter.exporter.render(openmetrics=True)]
         json.dumps(read_status_response(exporter.exporter))
     assert page.value("braze_campaign_messages_daily_latest", variation="Sale \ufffd", stat="stat \ufffd") == 3
 

@@ -161,7 +161,7 @@ def scrape(clock: Clock, end: float, *, has_all_kinds: bool) -> Iterator[tuple[f
             for _ in range(2):  # the queries of lists that the first refresh has read are due in the second
                 wait([exporter.refresh()])
             exporter.save().result(10)
-            yield clock.now, MetricsPage(exporter.render(openmetrics=False).decode())
+            yield clock.now, MetricsPage(b"".join(exporter.render(openmetrics=False)).decode())
             is_dense = clock.now >= (end - HOUR if has_all_kinds else DENSE)
             is_new = clock.now < FIRST_HOURS and not has_all_kinds
             clock.advance(STEP if is_dense or is_new else HOUR)

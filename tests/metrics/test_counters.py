@@ -565,7 +565,7 @@ def test_counter_belongs_to_name_of_app_in_config(path: str) -> None:
                         clock.advance(300)
                         exporter.refresh().result(5)
                     exporter.save().result(5)
-                    page = MetricsPage(exporter.render(openmetrics=False).decode())
+                    page = MetricsPage(b"".join(exporter.render(openmetrics=False)).decode())
                     return page.values("braze_custom_events_by_app_total", event="purchase", braze_app=app)
 
         assert totals("{event: purchase, apps: [ios]}", "ios", 7, 5) == [12]

@@ -44,7 +44,7 @@ def pages() -> tuple[str, str]:
         exporter.braze.inject(response_faults.status(500), event="broken")
         exporter.clock.advance(600)
         exporter.scrape()
-        text, openmetrics = (exporter.exporter.render(openmetrics=which).decode() for which in (False, True))
+        text, openmetrics = (b"".join(exporter.exporter.render(openmetrics=which)).decode() for which in (False, True))
     return text, openmetrics
 
 

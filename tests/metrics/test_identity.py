@@ -87,7 +87,7 @@ def test_no_two_series_have_same_labels(
                 exporter.refresh()
                 exporter.read_lists()
                 assert exporter.scrape().value("braze_up") == 1  # raises an error if two samples have the same labels
-            list(parse_openmetrics(exporter.exporter.render(openmetrics=True).decode()))
+            list(parse_openmetrics(b"".join(exporter.exporter.render(openmetrics=True)).decode()))
 
 
 SALE, WELCOME = IDS

@@ -52,7 +52,7 @@ def test_failed_requests_have_each_reason_from_the_start() -> None:
 def test_family_without_samples_has_no_header(openmetrics: bool) -> None:  # noqa: FBT001
     """The page of a fresh exporter has no header of an own metric without a sample."""
     with running_exporter("{event: purchase}", RecordedCounts(events=["purchase"])) as exporter:
-        page = exporter.exporter.render(openmetrics=openmetrics).decode()
+        page = b"".join(exporter.exporter.render(openmetrics=openmetrics)).decode()
     names = {family.name.removesuffix("_total") if openmetrics else family.name for family in SELF_METRICS}
     assert headers_without_samples(page) & names == set()
     assert "# TYPE braze_exporter_build_info gauge" in page

@@ -83,7 +83,7 @@ class RestartRig:
     def scrape(self, exporter: Exporter) -> MetricsPage:
         """Fetch the due queries, and return the page."""
         exporter.refresh().result(20)
-        return MetricsPage(exporter.render(openmetrics=False).decode())
+        return MetricsPage(b"".join(exporter.render(openmetrics=False)).decode())
 
     @property
     def calls(self) -> int:

@@ -24,10 +24,10 @@ class BlockingRenderer:
         self.may_end = threading.Semaphore(0)
         self.rendered: list[str] = []
 
-    def render(self, form: str) -> bytes:
+    def render(self, form: str) -> list[bytes]:
         """Return a page with the value of `content` at its start."""
         self.rendered.append(f"{self.content} {form}")
-        content = f"{self.rendered[-1]} ".encode() * 1_000
+        content = [f"{self.rendered[-1]} ".encode()] * 1_000
         self.has_begun.release()
         assert self.may_end.acquire(timeout=10)
         return content
@@ -60,9 +60,9 @@ def test_render_time_is_known() -> None:
     clock = Clock()
     seconds = {"plain": 3, "quick": 1, "broken": 5}
 
-    def render(form: str) -> bytes:
+    def render(form: str) -> list[bytes]:
         clock.advance(seconds[form])
-        return b"" if form != "broken" else b"".join(None)  # type: ignore[arg-type] # raises on purpose
+        return [] if form != "broken" else [*None]  # type: ignore[misc] # raises on purpose
 
     async def run() -> None:
         pages = PageRenderer(render, monotonic=clock.monotonic)
@@ -142,10 +142,10 @@ def test_render_error_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """A failed rendering returns `None` to all its requests and is logged once, and the next request renders again."""
     faults = [ValueError("bad luck")]
 
-    def render(_form: str) -> bytes:
+    def render(_form: str) -> list[bytes]:
         if faults:
             raise faults.pop()
-        return b"good"
+        return [b"go", b"od"]
 
     async def request() -> tuple[list[bytes | None], bytes | None]:
         pages = PageRenderer(render)

@@ -97,10 +97,10 @@ class PendingSource:
             future.set_result(None)
         return future
 
-    def render(self, *, openmetrics: bool) -> bytes:  # noqa: ARG002 - the page is constant
+    def render(self, *, openmetrics: bool) -> list[bytes]:  # noqa: ARG002 - the page is constant
         """Return a page after `render_seconds`."""
         time.sleep(self.render_seconds)
-        return b"page"
+        return [b"page"]
 
     def count_incomplete_scrape(self) -> None:
         """Count an incomplete scrape."""
