@@ -10,7 +10,7 @@ from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series, bucket_starts
 from braze_exporter.metrics.counters import Counters
 from braze_exporter.metrics.data_quality import is_timezone_mismatch, revision_delays
-from braze_exporter.metrics.exposition import format_header, format_labels, format_sample
+from braze_exporter.metrics.exposition import format_header, format_labels, format_samples
 from braze_exporter.metrics.families import Family, build_counter
 from braze_exporter.metrics.rows import QueryRow, SeriesView, expiry_time
 from braze_exporter.metrics.self_families import QUERIES, UP, QueryStatus
@@ -268,10 +268,8 @@ def _missing_buckets(query: Query, response: Response, oldest: int) -> Iterable[
 
 def _format_family(family: Family, values: Iterable[tuple[tuple[str, ...], float]]) -> str:
     """Return the lines of a family from pairs of label values and sample value."""
-    return "".join(
-        format_sample(family.name, format_labels(zip(family.labels, labels, strict=True)), value)
-        for labels, value in values
-    )
+    samples = ((format_labels(zip(family.labels, labels, strict=True)), value) for labels, value in values)
+    return format_samples(family.name, samples)
 
 
 def _group_rows(rows: Iterable[QueryRow]) -> list[tuple[tuple[Family, ...], list[QueryRow]]]:

@@ -263,9 +263,16 @@ def _count(
     counter.recorded = values
     if indexes is not None:
         values = array("d", [ABSENT if index is None else values[index] for index in indexes])
+    newest = newest_index(values)
+    counter.newest = counter.newest if newest is None else max(counter.newest, numbers[newest])
+    # Bytes are compared, since that takes a fifth of the time that numbers take.
+    new, old = values.tobytes(), counter.highest.tobytes()
+    if new == old:
+        return False
     total, highest = counter.total, counter.highest[:]
-    # Usually only the newest buckets differ. A hole is never equal.
-    first = len(values) - 2 if values[:-2] == highest[:-2] else 0
+    # Usually only the newest buckets differ.
+    size = 2 * values.itemsize
+    first = len(values) - 2 if new[:-size] == old[:-size] else 0
     for index in range(max(first, 0), len(values)):
         value, before = values[index], highest[index]
         if value <= before:
@@ -275,15 +282,14 @@ def _count(
             highest[index] = value
         elif math.isnan(before) and math.isfinite(value):
             highest[index] = max(value, 0.0)
-    newest = newest_index(values)
-    counter.newest = counter.newest if newest is None else max(counter.newest, numbers[newest])
-    if highest.tobytes() == counter.highest.tobytes():
+    current = highest.tobytes()
+    if current == old:
         return False
     if counter.is_unexposed:
         counter.withheld += total - counter.total
     else:
         counter.total = total
-    counter.highest = values if highest == values else highest
+    counter.highest = values if current == new else highest
     return True
 
 

@@ -34,7 +34,8 @@ def revision_delays(query: Query, previous: Response, response: Response) -> Ite
     is_aligned = all(index == old_index for index, old_index in ended)
     for series in response.series:
         old = known.get(series.head.key, series)
-        if old is series or (is_aligned and series.values[: len(ended)] == old.values[: len(ended)]):
+        size = len(ended) * series.values.itemsize
+        if old is series or (is_aligned and series.values.tobytes()[:size] == old.values.tobytes()[:size]):
             continue
         for index, old_index in ended:
             value, old_value = series.values[index], old.values[old_index]

@@ -19,11 +19,15 @@ def format_labels(labels: Iterable[tuple[str, str]]) -> str:
     return "{" + ",".join([_format_label(name, value) for name, value in sorted(labels)]) + "}"
 
 
-def format_sample(name: str, labels: str, value: float) -> str:
-    """Return the line of one sample. `labels` must be formatted by `format_labels`."""
+def format_samples(name: str, samples: Iterable[tuple[str, float]]) -> str:
+    """Return the lines of the samples of a family: their labels, formatted by `format_labels`, and their values."""
     # Below a million, Go writes numbers as Python does.
-    text = repr(float(value)) if -_MILLION < value < _MILLION else floatToGoString(value)
-    return f"{name}{labels} {text}\n"
+    return "".join(
+        [
+            f"{name}{labels} {float(value) if -_MILLION < value < _MILLION else floatToGoString(value)}\n"
+            for labels, value in samples
+        ]
+    )
 
 
 def format_header(family: Family, *, openmetrics: bool) -> str:

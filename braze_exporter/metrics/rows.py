@@ -12,7 +12,7 @@ from braze_exporter.braze.metric_group import MetricGroup
 from braze_exporter.braze.series import ABSENT, Series, SeriesHead, bucket_starts, only_head
 from braze_exporter.metrics.baseline import Baseline
 from braze_exporter.metrics.counters import Counters
-from braze_exporter.metrics.exposition import format_labels, format_sample
+from braze_exporter.metrics.exposition import format_labels, format_samples
 from braze_exporter.metrics.families import GAUGE_HELP, QUERY_FAMILIES, Family, build_gauge
 from braze_exporter.scheduler.query_rows import BaselineValues, SavedHead
 from braze_exporter.scheduler.query_state import QueryState, Response
@@ -256,11 +256,10 @@ class QueryRow:
         query, settled = self.query, self._settled_index
         for metric_group in query.metric_groups:
             rows = self._rows_by_group[metric_group]
-            values = [self._gauge_values(row, settled) for row in rows]
-            for at, family in enumerate(_gauge_families(query.kind, metric_group, query.unit)):
-                yield _format_lines(
-                    family, [(row.labels, of_row[at]) for row, of_row in zip(rows, values, strict=True)]
-                )
+            labels = [row.labels for row in rows]
+            columns = zip(*[self._gauge_values(row, settled) for row in rows], strict=True)
+            for family in _gauge_families(query.kind, metric_group, query.unit):
+                yield _format_lines(family, zip(labels, next(columns, ()), strict=False))
 
     def series_key(self, series: Series) -> SeriesKey:
         """Return the key of the counter of a series."""
@@ -346,8 +345,8 @@ class QueryRow:
 
 
 def _format_lines(family: Family, values: Iterable[tuple[str, float | None]]) -> bytes:
-    lines = [format_sample(family.name, labels, value) for labels, value in values if value is not None]
-    return "".join(lines).encode(errors="replace")  # a name may contain lone surrogates
+    lines = format_samples(family.name, [(labels, value) for labels, value in values if value is not None])
+    return lines.encode(errors="replace")  # a name may contain lone surrogates
 
 
 def _has_number(series_list: Iterable[Series], index: int) -> bool:

@@ -22,7 +22,7 @@ from braze_exporter.braze.kinds import SeriesKind
 from braze_exporter.braze.lists import ListEndpoint
 from braze_exporter.braze.pools import Endpoint
 from braze_exporter.braze.query import Query
-from braze_exporter.metrics.exposition import format_header, format_labels, format_sample
+from braze_exporter.metrics.exposition import format_header, format_labels, format_samples
 from braze_exporter.metrics.families import Family
 from braze_exporter.metrics.self_families import (
     BUDGET_RESERVE,
@@ -191,9 +191,9 @@ class SelfMetrics:
         if not values:
             return {False: b"", True: b""}
         family = QUERY_UNLISTED
-        lines = "".join(
-            format_sample(family.name, format_labels(zip(family.labels, labels, strict=True)), value)
-            for labels, value in values.items()
+        lines = format_samples(
+            family.name,
+            ((format_labels(zip(family.labels, labels, strict=True)), value) for labels, value in values.items()),
         )
         return {
             openmetrics: (format_header(family, openmetrics=openmetrics) + lines).encode()

@@ -15,7 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from recorded_counts import RecordedCounts
 from support import CURRENT_HOUR, HOUR, IOS, VIP, MetricsPage, running_exporter
 
-from braze_exporter.metrics.exposition import format_header, format_labels, format_sample
+from braze_exporter.metrics.exposition import format_header, format_labels, format_samples
 from braze_exporter.metrics.families import Family
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -105,6 +105,6 @@ def test_lines_equal_those_of_client_library(kind: str, text: str, labels: dict[
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(One())
-    line = format_sample(name, format_labels(labels.items()), value)
+    line = format_samples(name, [(format_labels(labels.items()), value)])
     assert (format_header(family, openmetrics=False) + line).encode() == generate_latest(registry)
     assert (format_header(family, openmetrics=True) + line + "# EOF\n").encode() == generate_openmetrics(registry)
