@@ -1,6 +1,5 @@
 """The dashboard "Braze exporter": whether the exporter works, for those who run it. It is the same for all configs."""
 
-import functools
 from collections.abc import Iterator
 
 from braze_exporter.braze.errors import Reason
@@ -8,34 +7,25 @@ from braze_exporter.braze.kinds import KINDS
 from braze_exporter.braze.lists import LIST_ENDPOINTS
 from braze_exporter.braze.pools import Endpoint
 from braze_exporter.metrics import self_families as metrics
-from braze_exporter.metrics.families import (
-    QUERY_LAST_SUCCESS,
-    QUERY_MAX_AGE,
-    QUERY_SETTLED_START,
-    QUERY_UP,
-    Family,
-)
+from braze_exporter.metrics.families import QUERY_LAST_SUCCESS, QUERY_MAX_AGE, QUERY_UP
 from braze_exporter.metrics.promql import max_by
 from braze_exporter.metrics.self_families import QueryStatus
-from braze_exporter.monitoring.panels import (
-    GREY,
-    Column,
-    Json,
-    Row,
-    Target,
-    chart,
-    numbers,
-    stat,
-    steps,
-    table,
+from braze_exporter.monitoring.exporter_details import detail_rows
+from braze_exporter.monitoring.exporter_expr import (
+    BUILD,
+    COUNT,
+    IDENTITY,
+    SECONDS,
+    SUCCESS,
+    WARNINGS,
+    latest,
+    oldest_success,
+    select,
+    sum_by,
 )
-from braze_exporter.monitoring.series_groups import select as select_series
+from braze_exporter.monitoring.panels import GREY, Column, Json, Row, Target, chart, numbers, stat, steps, table
 from braze_exporter.monitoring.series_groups import union, with_label
 
-# Requests are counted over at least four times this, which is longer than the usual `refresh_interval`.
-_INTERVAL = "5m"
-_RATE = "$__rate_interval"
-_BUILD = metrics.BUILD_INFO.name
 _COLORS = {
     QueryStatus.UP: "green",
     QueryStatus.FAILED: "red",
@@ -43,44 +33,27 @@ _COLORS = {
     QueryStatus.STALE: "purple",
     QueryStatus.PENDING: GREY,
 }
-_COUNT, _SECONDS = numbers(unknown="-"), numbers("s", decimals=None, unknown="-")
 _ERRORS = numbers(thresholds=steps("text", (1, "red")), unknown="-")
-_WARNINGS = numbers(thresholds=steps("text", (1, "orange")), unknown="-")
-_SUCCESS = numbers(values={"0": ("fail", "red"), "1": ("succeed", "green")})
 _UP_RATIO = numbers("percentunit", decimals=1, thresholds=steps("red", (0.9, "orange"), (1, "green")))
 _LIMIT_LEFT = numbers("percentunit", decimals=1, thresholds=steps("red", (0.2, "orange"), (0.4, "green")))
-_IDENTITY = (Column("Workspace", "workspace"), Column("Kind", "kind"))
-
-select = functools.partial(select_series, variables=("workspace",))
 
 
 def exporter_rows() -> Iterator[Row]:
     """Yield the rows of the dashboard."""
     yield Row("", [*_tiles(), _workspaces(), *_limit_panels(), _states_panel(), _failing(), _unlisted()])
-    yield Row("Requests to Braze", [*_request_panels()])
-    yield Row("Age of the data", [*_age_panels()])
-    yield Row("Process", [*_process_panels()])
-
-
-def _sum_by(expr: str, *labels: str) -> str:
-    return f"sum by ({', '.join(labels)}) ({expr})"
-
-
-def _latest(family: Family, *matchers: str) -> str:
-    """Return the current values of a gauge over all Prometheus targets."""
-    return max_by(select(family, *matchers), family.labels)
+    yield from detail_rows()
 
 
 def _count(*states: QueryStatus) -> str:
     """Return the number of queries in one of the states by workspace, or of all queries."""
     matchers = [f'state=~"{"|".join(states)}"'] if states else []
-    return _sum_by(_latest(metrics.QUERIES, *matchers), "workspace")
+    return sum_by(latest(metrics.QUERIES, *matchers), "workspace")
 
 
 def _rejections() -> str:
     """Return the requests with a rejected key, as long as the exporter can be scraped."""
     failed = select(metrics.REQUESTS_FAILED, f'reason=~"{Reason.UNAUTHORIZED}|{Reason.FORBIDDEN}"')
-    return f"{_sum_by(f'increase({failed}[10m])', 'workspace')} and on (workspace) {select(metrics.QUERIES)}"
+    return f"{sum_by(f'increase({failed}[10m])', 'workspace')} and on (workspace) {select(metrics.QUERIES)}"
 
 
 def _limit_left(*labels: str) -> str:
@@ -88,26 +61,22 @@ def _limit_left(*labels: str) -> str:
     return f"min by ({', '.join(labels)}) ({ratio})"
 
 
-def _oldest_success() -> str:
-    return f"time() - min by (workspace) ({_latest(QUERY_LAST_SUCCESS)} > 0)"
-
-
 def _tiles() -> Iterator[Json]:
     failed_writes = f"increase({metrics.STATE_WRITE_FAILURES.name}[15m]) > bool 0"
     reload = metrics.RELOAD_SUCCESSFUL.name
-    list_problems = f"{_latest(metrics.QUERY_UNLISTED)} or {_latest(metrics.DISCOVERY_SKIPPED)}"
+    list_problems = f"{latest(metrics.QUERY_UNLISTED)} or {latest(metrics.DISCOVERY_SKIPPED)}"
     for title, description, expr, field in (
         (
             "Exporter",
             "Whether Prometheus can scrape the exporter. Unknown if it scraped none in the last day.",
-            f"min(up and on (job, instance) last_over_time({_BUILD}[1d]))",
+            f"min(up and on (job, instance) last_over_time({BUILD}[1d]))",
             numbers(values={"0": ("down", "red"), "1": ("up", "green")}),
         ),
         (
             "Fetches",
             "Whether the last fetch of at least one query succeeded, in each workspace.",
             f"min({select(metrics.UP)})",
-            _SUCCESS,
+            SUCCESS,
         ),
         (
             "API key",
@@ -152,15 +121,15 @@ def _tiles() -> Iterator[Json]:
 def _workspaces() -> Json:
     zone = numbers(values={"0": ("as in Braze", "green"), "1": ("differs", "red")}, unknown="-")
     columns = [
-        ("Fetches", select(metrics.UP), _SUCCESS),
+        ("Fetches", select(metrics.UP), SUCCESS),
         ("Rejected in 10 min", _rejections(), _ERRORS),
-        ("Queries", _count(), _COUNT),
+        ("Queries", _count(), COUNT),
         ("Queries up", f"{_count(QueryStatus.UP)} / {_count()}", _UP_RATIO),
         ("Failed or stale", _count(QueryStatus.FAILED, QueryStatus.STALE), _ERRORS),
-        ("Deferred", _count(QueryStatus.DEFERRED), _WARNINGS),
-        ("Oldest success", _oldest_success(), _SECONDS),
+        ("Deferred", _count(QueryStatus.DEFERRED), WARNINGS),
+        ("Oldest success", oldest_success(), SECONDS),
         ("Rate limit left", _limit_left("workspace"), _LIMIT_LEFT),
-        ("Time zone", _latest(metrics.TIMEZONE_MISMATCH), zone),
+        ("Time zone", latest(metrics.TIMEZONE_MISMATCH), zone),
     ]
     return table(
         "Workspaces",
@@ -197,8 +166,8 @@ def _limit_panels() -> Iterator[Json]:
         paths = "|".join(dict.fromkeys(endpoint.path for endpoint in of_pool))
         requests = select(metrics.REQUESTS, f'path=~"{paths}"')
         windows = 3_600 / of_pool[0].pool.window_seconds
-        used = f"{_sum_by(f'increase({requests}[1h])', 'workspace')} / {windows:g}"
-        limit = _latest(metrics.RATE_LIMIT, f'pool="{pool}"')
+        used = f"{sum_by(f'increase({requests}[1h])', 'workspace')} / {windows:g}"
+        limit = latest(metrics.RATE_LIMIT, f'pool="{pool}"')
         shares.append(f"{used} / on (workspace) group_right () {limit}")
     yield chart(
         "Rate limit used by this exporter",
@@ -229,19 +198,19 @@ def _failing() -> Json:
     def named(expr: str) -> str:
         return f'label_join({expr}, "subject", " ", {subject})'
 
-    failed = f"{_latest(QUERY_UP)} == 0"
-    since = named(f"time() - ({_latest(QUERY_LAST_SUCCESS)} > 0 and {failed})")
-    max_age = named(f"{_latest(QUERY_MAX_AGE)} and {failed}")
+    failed = f"{latest(QUERY_UP)} == 0"
+    since = named(f"time() - ({latest(QUERY_LAST_SUCCESS)} > 0 and {failed})")
+    max_age = named(f"{latest(QUERY_MAX_AGE)} and {failed}")
     return table(
         "Failing queries",
         "Queries whose last fetch failed, and the time since the last success. Their values disappear at the maximum "
         "age. The status page shows Braze's error message.",
         [
-            *_IDENTITY,
+            *IDENTITY,
             Column("Unit", "unit", width=70),
             Column("Subject", "subject"),
             Column("Last success", expr=since, field=numbers("s", decimals=None, unknown="never"), width=120),
-            Column("Maximum age", expr=max_age, field=_SECONDS, width=120),
+            Column("Maximum age", expr=max_age, field=SECONDS, width=120),
         ],
         width=12,
         no_value="No query is failing, or the exporter is down.",
@@ -250,10 +219,10 @@ def _failing() -> Json:
 
 
 def _unlisted() -> Json:
-    lists = f'label_replace({_latest(metrics.LIST_SUSPECT)} == 1, "kind", "$1", "list", "(.*)")'
+    lists = f'label_replace({latest(metrics.LIST_SUSPECT)} == 1, "kind", "$1", "list", "(.*)")'
     problems = {
-        "not in Braze's list": f"{_latest(metrics.QUERY_UNLISTED)} == 1",
-        "matching items without a query": f"{_latest(metrics.DISCOVERY_SKIPPED)} > 0",
+        "not in Braze's list": f"{latest(metrics.QUERY_UNLISTED)} == 1",
+        "matching items without a query": f"{latest(metrics.DISCOVERY_SKIPPED)} > 0",
         "list has lost most of its items": lists,
     }
     count = union(with_label(expr, "problem", problem) for problem, expr in problems.items())
@@ -262,128 +231,11 @@ def _unlisted() -> Json:
         "Names and ids of the config that Braze does not list, items that selectors match and that have no query "
         "because of `max_queries` or the budget, and lists that have lost most of their items.",
         [
-            *_IDENTITY,
+            *IDENTITY,
             Column("Problem", "problem"),
             Column("Subject", "subject"),
-            Column("Count", expr=count, field=_COUNT, width=90),
+            Column("Count", expr=count, field=COUNT, width=90),
         ],
         width=12,
         no_value="Everything is listed, or the exporter is down.",
-    )
-
-
-def _request_panels() -> Iterator[Json]:
-    def by(function: str, family: Family, label: str) -> str:
-        return _sum_by(f"{function}({select(family)}[{_RATE}])", "workspace", label)
-
-    buckets = _sum_by(f"rate({select(metrics.DURATION, suffix='_bucket')}[{_RATE}])", "workspace", "le")
-    for title, description, exprs, options in (
-        (
-            "Request duration",
-            "Percentiles of the time from a request to its complete response.",
-            {f"p{share * 100:g}": f"histogram_quantile({share}, {buckets})" for share in (0.5, 0.95, 0.99)},
-            {"unit": "s"},
-        ),
-        (
-            "Failed requests",
-            "Requests to Braze that failed, by reason. They are retried.",
-            {"{{reason}}": f"{by('increase', metrics.REQUESTS_FAILED, 'reason')} > 0"},
-            {"style": "bars", "no_value": "No request failed."},
-        ),
-        (
-            "Requests to Braze",
-            "Requests per minute by status code. The code is none for requests without a response.",
-            {"{{code}}": f"{by('rate', metrics.REQUESTS, 'code')} * 60"},
-            {"unit": "reqpm", "style": "stacked"},
-        ),
-        (
-            "Deferred requests",
-            "Requests that were due but deferred because of the budget, the reserve or a 429. They are made later.",
-            {"{{pool}}": f"{by('increase', metrics.DEFERRED, 'pool')} > 0"},
-            {"style": "bars", "no_value": "No request was deferred."},
-        ),
-    ):
-        targets = [Target(expr, f"{{{{workspace}}}} {name}", _INTERVAL) for name, expr in exprs.items()]
-        yield chart(title, description, targets, **options)  # type: ignore[arg-type]
-
-
-def _age_panels() -> Iterator[Json]:
-    yield chart(
-        "Oldest settled bucket",
-        "Time since the start of the oldest bucket that is exported as settled. It rises until the next bucket "
-        "settles, normally up to `settle` and two buckets.",
-        [
-            Target(
-                f"time() - min by (workspace, kind, unit) ({_latest(QUERY_SETTLED_START)})",
-                "{{workspace}} {{kind}} {{unit}}",
-            )
-        ],
-        unit="s",
-    )
-    yield chart(
-        "Oldest success",
-        "Longest time since the last successful fetch of a query, by workspace.",
-        [Target(_oldest_success(), "{{workspace}}")],
-        unit="s",
-    )
-    buckets = _sum_by(f"rate({select(metrics.REVISION_DELAY, suffix='_bucket')}[24h])", "workspace", "kind", "le")
-    yield chart(
-        "Revision delay",
-        "95th percentile of the time from the end of a bucket to a later change of its value, over 24 hours. If it is "
-        "longer than `settle`, raise `settle`.",
-        [Target(f"histogram_quantile(0.95, {buckets})", "{{workspace}} {{kind}}")],
-        unit="s",
-        interval="30m",
-    )
-    age = f"time() - ({_latest(metrics.LIST_LAST_SUCCESS)} > 0)"
-    yield table(
-        "Lists and selectors",
-        "Items in Braze's lists, those that selectors match, and the time since the last complete read of each list.",
-        [
-            *_IDENTITY,
-            Column("Items", expr=_latest(metrics.DISCOVERY_ITEMS), field=_COUNT),
-            Column("Matched", expr=_latest(metrics.DISCOVERY_MATCHED), field=_COUNT),
-            Column("Skipped", expr=_latest(metrics.DISCOVERY_SKIPPED), field=_WARNINGS),
-            Column("Last read", expr=f'label_replace({age}, "kind", "list of $1", "list", "(.*)")', field=_SECONDS),
-        ],
-        width=12,
-        no_value="No list is read, or the exporter is down.",
-    )
-
-
-def _process_panels() -> Iterator[Json]:
-    build = max_by(f"last_over_time({_BUILD}[1d])", ("job", "instance", "version", "python_version"))
-    yield table(
-        "Exporters",
-        "The exporters that Prometheus scraped in the last day. Each workspace must have exactly one. Click on an "
-        "instance to open its status page.",
-        [
-            Column("Job", "job"),
-            Column("Instance", "instance", link="http://${__value.raw}/"),
-            Column("Version", "version"),
-            Column("Python", "python_version"),
-            Column("Scrapes", expr=f"up * on (job, instance) group_right () {build}", field=_SUCCESS),
-        ],
-        width=12,
-        no_value="No exporter was scraped in the last day.",
-    )
-    for title, description, expr, unit in (
-        ("Scrape duration", "Duration of the scrapes by Prometheus.", "scrape_duration_seconds", "s"),
-        ("Memory", "Resident memory of the exporter.", "process_resident_memory_bytes", "bytes"),
-        ("CPU", "CPU time of the exporter, in cores.", f"rate(process_cpu_seconds_total[{_RATE}])", "short"),
-    ):
-        per_target = f"{expr} and on (job, instance) {_BUILD}"
-        yield chart(title, description, [Target(per_target, "{{instance}}", "1m")], unit=unit)
-    counters = {"incomplete scrapes": metrics.SCRAPES_INCOMPLETE, "failed writes": metrics.STATE_WRITE_FAILURES}
-    yield chart(
-        "Incomplete scrapes and failed writes",
-        "Scrapes that reached their deadline before all due queries were fetched, and failed writes of the state file. "
-        "After a failed write, counters do not increase until a write succeeds.",
-        [
-            Target(f"increase({family.name}[{_RATE}]) > 0", f"{{{{instance}}}} {name}", _INTERVAL)
-            for name, family in counters.items()
-        ],
-        style="bars",
-        width=24,
-        no_value="No scrape was incomplete, and no write failed.",
     )
