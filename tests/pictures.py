@@ -46,8 +46,8 @@ def _workspace(name: str, url: str, key: str, *events: str) -> str:
 
 
 @contextmanager
-def scene(directory: Path, *, problems: bool = True) -> Iterator[Program]:
-    """Run the exporter until all queries of the demo succeed; with `problems`, some of them fail after that.
+def scene(directory: Path) -> Iterator[Program]:
+    """Run the exporter until all queries of the demo succeed and some of them fail after that.
 
     One event gets a 503, another a 400. The second workspace is at the reserve of its rate limit, and one of its events
     has no data. The third workspace has the wrong key.
@@ -61,17 +61,15 @@ def scene(directory: Path, *, problems: bool = True) -> Iterator[Program]:
         text = text.replace("hour: 15s, day: 1m", "hour: 4s, day: 30s")
         workspaces, interval_key, remainder = text.partition("refresh_interval:")
         workspaces += _workspace("europe", urls[1], KEY_VARIABLE, "app_opened", "purchase_completed", "wishlist")
-        if problems:
-            workspaces += _workspace("staging", urls[2], "STAGING_KEY", "app_opened", "purchase_completed")
+        workspaces += _workspace("staging", urls[2], "STAGING_KEY", "app_opened")
         config = write_file(directory / "config.yaml", f"{workspaces}{interval_key}{remainder}")
         keys = {KEY_VARIABLE: KEY, "STAGING_KEY": "the-key-of-another-workspace"}
         program = stack.enter_context(Program.start([f"--config.file={config}"], keys))
         wait_until(lambda: _has_history(program), "the history is fetched")
-        if problems:
-            production.inject(response_faults.status(503, "Service Unavailable"), event="added_to_cart")
-            production.inject(response_faults.status(400, "event must be a string"), event="newsletter_signup")
-            europe.spend_calls(205_000)
-            wait_until(lambda: _count_states(program) == (3, 3), "the problems are shown")
+        production.inject(response_faults.status(503, "Service Unavailable"), event="added_to_cart")
+        production.inject(response_faults.status(400, "event must be a string"), event="newsletter_signup")
+        europe.spend_calls(205_000)
+        wait_until(lambda: _count_states(program) == (3, 3, 1), "the problems are shown")
         yield program
 
 
@@ -81,12 +79,14 @@ def _has_history(program: Program) -> bool:
     return "Fetching history for baselines" not in program.get("/", {"Accept": "application/json"}).text
 
 
-def _count_states(program: Program) -> tuple[float | None, float | None]:
-    """Return how many queries are deferred in `europe`, and how many fail in `production`."""
+def _count_states(program: Program) -> tuple[float | None, ...]:
+    """Return how many queries are deferred in `europe`, and how many fail in `production` and in `staging`."""
     page = program.scrape()
-    events = {"kind": "custom_events"}
-    waiting = page.value("braze_queries", workspace="europe", state="deferred", **events)
-    return waiting, page.value("braze_queries", workspace="production", state="failed", **events)
+    states = {"europe": "deferred", "production": "failed", "staging": "failed"}
+    return tuple(
+        page.value("braze_queries", workspace=workspace, state=state, kind="custom_events")
+        for workspace, state in states.items()
+    )
 
 
 def names() -> list[str]:
