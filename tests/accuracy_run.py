@@ -111,6 +111,21 @@ class CounterHistory:
     last_total: float = 0.0
 
 
+@dataclass(frozen=True)
+class SavedState:
+    """What the state file has, with which the next start continues, and its content.
+
+    `requested_at` is when the last response in it was requested. A start requests data back to that time.
+    """
+
+    states: Mapping[ExpectedQuery, ExpectedState] = field(
+        default_factory=lambda: {query: ExpectedState() for query in QUERIES}
+    )
+    requested_at: Mapping[ExpectedQuery, float] = field(default_factory=dict)
+    rejected_at: float | None = None
+    files: Mapping[Path, bytes] = field(default_factory=dict)
+
+
 class AccuracyRun:
     """Runs the exporter against a simulated Braze without sockets. Both can have faults."""
 
@@ -139,65 +154,57 @@ class AccuracyRun:
         self._file = directory / "state.sqlite" if directory else None
         self._exporter: Exporter | None = None
         self._store: StateFile | None = None
-        self._states = {query: ExpectedState() for query in QUERIES}
-        # The states that the state file has, with which the next start continues.
-        self._saved_states = {query: ExpectedState() for query in QUERIES}
-        self._rejected_at: float | None = None
+        self._states: Mapping[ExpectedQuery, ExpectedState]
+        self._requested_at: dict[ExpectedQuery, float]
+        self._rejected_at: float | None
+        self._saved = SavedState()
         self._expected_counters = {query: ExpectedCounter() for query in COUNTER_QUERIES}
         self._last_totals = dict.fromkeys(COUNTER_QUERIES, 0.0)
-        # Responses that came after the last page. It is not known yet whether they were written to the state file.
+        # Responses that came after the last write of the state file.
         self._unwritten: list[tuple[ExpectedQuery, RecordedExchange, Mapping[int, int]]] = []
-        # When the last response in the state file was requested. A start with state requests data back to that time.
-        self._requested_at = dict[ExpectedQuery, float]()
+        self.lost_responses = 0
         self._problems: list[str] = []
         self.start()
 
     def start(self) -> None:
         """Start the exporter with the state that it left, and check the first page before any fetch."""
         self.is_running = True
-        self._states = {query: replace(state) for query, state in self._saved_states.items()}
+        self._states = {query: replace(state) for query, state in self._saved.states.items()}
+        self._requested_at, self._rejected_at = dict(self._saved.requested_at), self._saved.rejected_at
         self._store = open_state_file(str(self._file)) if self._file else None
         self._exporter = Exporter(
             self._store, wall=self.clock.wall, monotonic=self.clock.monotonic, jitter=lambda: 1.0, reads_lists=False
         )
         self._exporter.apply_config(self._config, build_plan(self._config), self._session)
-        self.check_page(is_first=True)
+        self.check_page()
 
     def stop(self, *, how: str = "ended", keep: bool = True) -> None:
-        """Stop the exporter, by a clean shutdown or by a simulated power cut, and keep or delete its state file.
+        """Stop the exporter, by a clean shutdown or as by kill -9, and keep or delete its state file.
 
-        `how` is `ended` or `killed`.
+        `how` is `ended` or `killed`. A killed exporter leaves the state file as it was after the last page.
         """
         assert self._exporter is not None
-        if any(expected_counter.oldest is None for expected_counter in self._expected_counters.values()):
-            self.free_disk()
-            self.check_page()  # no page shows whether the very first response was written
-        # A thread writes rejections at once, so a simulated power cut would race with it.
-        with self._disk():
-            self._exporter.save().result(10)
-        left = self._files() if how == "killed" else {}
         with self._disk():
             self._exporter.close()
-        if not self._is_disk_full:
-            self._saved_states = self._states
         if self._store is not None:
             self._store.close()
-        if how == "killed":  # restore the files, because the shutdown may have written to them
-            for path in self._files():
+        if how == "ended" and not self._is_disk_full:
+            self._record_write()
+        for path in self._files():
+            if not keep or how == "killed":
                 path.unlink()
-            for path, content in left.items():
-                path.write_bytes(content)
         keep = keep and self._file is not None
         manner = f"{how}, state {'kept' if keep else 'lost'}"
         self.restarts[manner] = self.restarts.get(manner, 0) + 1
         if not keep:
-            for path in self._files():
-                path.unlink()
+            self._saved = SavedState()
             self._expected_counters = {query: ExpectedCounter() for query in COUNTER_QUERIES}
             self._last_totals = dict.fromkeys(COUNTER_QUERIES, 0.0)
-            self._requested_at, self._unwritten = {}, []
-            self._saved_states = {query: ExpectedState() for query in QUERIES}
-            self._rejected_at = None
+        elif how == "killed":
+            for path, content in self._saved.files.items():
+                path.write_bytes(content)
+        self.lost_responses += len(self._unwritten)
+        self._unwritten = []
         self._exporter = self._store = None
         self.is_running = False
 
@@ -228,16 +235,21 @@ class AccuracyRun:
         self.fetch_due()
         return self.check_page()
 
-    def check_page(self, *, is_first: bool = False) -> Samples:
-        """Check the current page and return its samples."""
+    def check_page(self, *, writes: bool = True) -> Samples:
+        """Check the current page and return its samples.
+
+        Without `writes`, it is like the page of a scrape that stops waiting for the disk: its totals must be those of
+        the last write.
+        """
         assert self._exporter is not None
         with self._disk():
-            self._exporter.save().result(10)
+            if writes:
+                self._exporter.save().result(10)
             text = b"".join(self._exporter.render(openmetrics=False)).decode()
-        if not self._is_disk_full:
-            self._saved_states = {query: replace(state) for query, state in self._states.items()}
+        if writes and not self._is_disk_full:
+            self._record_write()
         samples = {(name, labels): float(value) for name, labels, value in _SAMPLE.findall(text)}
-        self._check_counters(samples, is_first=is_first)
+        self._check_totals(samples)
         expected = dict(self._expected())
         for key in sorted(samples.keys() | expected.keys()):
             if samples.get(key) != expected.get(key):
@@ -320,6 +332,8 @@ class AccuracyRun:
             state.settled = max(settled, default=state.settled)
         if query.has_counter:
             self._unwritten.append((query, exchange, values))
+            if not exchange.is_short:
+                self._requested_at[query] = exchange.requested_at
 
     def _check_hold(self, exchange: RecordedExchange) -> None:
         """Check that a 401 or 403 stops requests for `HOLD_SECONDS`, until a probe shows that the key is accepted."""
@@ -348,29 +362,23 @@ class AccuracyRun:
         if not query.usual_length <= exchange.length <= MAX_LENGTH or not (reaches or exchange.length == MAX_LENGTH):
             self._add_problem(f"{exchange.length} buckets of {query} were requested; last success at {last}")
 
-    def _check_counters(self, samples: Samples, *, is_first: bool) -> None:
-        """Count the responses since the last page.
-
-        On the first page after a start, the page shows whether the responses before the stop had been written.
-        """
+    def _check_totals(self, samples: Samples) -> None:
+        """Check that no counter fell, also across a restart: a page shows only totals that the state file has."""
         for query in COUNTER_QUERIES:
-            pending = [
-                (exchange, values) for unwritten_query, exchange, values in self._unwritten if unwritten_query is query
-            ]
             total = samples.get((_name(query, "total"), _labels(query)), 0.0)
             if total < self._last_totals[query]:
                 self._add_problem(f"the counter of {query} fell from {self._last_totals[query]} to {total}")
             self._last_totals[query] = total
-            if pending and (self._is_disk_full or (is_first and total == self._expected_counters[query].total)):
-                for exchange, _ in pending:  # they were not written, or they changed nothing
-                    self._record_request_time(query, exchange)
-                continue
-            for exchange, values in pending:
-                self._count_exchange(query, exchange, values)
             if self._expected_counters[query].oldest is not None:
                 self.counter_histories[query][-1].last_total = total
-        if not self._is_disk_full:
-            self._unwritten = []
+
+    def _record_write(self) -> None:
+        """Count the responses since the last write, and record what the state file has now."""
+        for query, exchange, values in self._unwritten:
+            self._count_exchange(query, exchange, values)
+        self._unwritten = []
+        states = {query: replace(state) for query, state in self._states.items()}
+        self._saved = SavedState(states, dict(self._requested_at), self._rejected_at, self._files())
 
     def _count_exchange(self, query: ExpectedQuery, exchange: RecordedExchange, values: Mapping[int, int]) -> None:
         """Count a response that was written to the state file."""
@@ -383,13 +391,8 @@ class AccuracyRun:
             range(oldest, min(values, default=query.newest(exchange.responded_at) + 1)) if exchange.is_short else ()
         )
         expected_counter.add_response(values, oldest_requested, unread)
-        self._record_request_time(query, exchange)
         if values:
             self.counter_histories[query][-1].times.append(exchange.responded_at)
-
-    def _record_request_time(self, query: ExpectedQuery, exchange: RecordedExchange) -> None:
-        if not exchange.is_short:
-            self._requested_at[query] = exchange.requested_at
 
     def _expected(self) -> Iterator[tuple[tuple[str, str], float]]:
         """Yield each sample that must be on the page."""

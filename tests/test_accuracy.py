@@ -84,10 +84,16 @@ def limit_spent(begin: float) -> Incident:
 
 
 def restart(begin: float, seconds: float, how: str, *, keep: bool) -> Incident:
-    """Return a stop of the exporter, which is started again after `seconds`."""
+    """Return a stop of the exporter, which is started again after `seconds`.
+
+    Before it is killed, it shows responses that the state file does not have.
+    """
 
     def off(accuracy_run: AccuracyRun) -> None:
         if accuracy_run.is_running:
+            if how == "killed":
+                accuracy_run.fetch_due()
+                accuracy_run.check_page(writes=False)
             accuracy_run.stop(how=how, keep=keep)
 
     def on(accuracy_run: AccuracyRun) -> None:
@@ -232,6 +238,7 @@ def test_every_page_over_four_weeks_and_dst_end_is_accurate(tmp_path: Path) -> N
             assert max(after - before for before, after in pairwise(history.times)) > 3.8 * DAY
         assert {"200", "429", "500", "503", "none"} <= accuracy_run.calls.keys()
         assert accuracy_run.restarts.keys() == {"ended, state kept", "killed, state kept"}
+        assert accuracy_run.lost_responses > 5
 
 
 def test_every_event_is_counted_across_dst_start(tmp_path: Path) -> None:
