@@ -1,5 +1,6 @@
-"""Test that a disk that does not respond delays neither scrapes nor the end of the program."""
+"""Test that a disk that does not respond delays neither scrapes nor a reload nor the end of the program."""
 
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,26 +8,27 @@ from pathlib import Path
 import pytest
 from recorded_counts import RecordedCounts
 from stalling_disk import StallingDisk
-from support import HOUR, Program, running_braze, wait_until, workspace_yaml, write_file
+from support import HOUR, IOS, Program, running_braze, wait_until, workspace_yaml, write_file
 
-from braze_exporter.exporter.exporter import FINAL_WRITE_SECONDS
+from braze_exporter.state.writer import MAX_WAIT_SECONDS
 
 TOTAL = "braze_custom_events_total"
 
 
 @pytest.mark.alone
 @pytest.mark.no_cover
-def test_stalled_disk_delays_neither_scrapes_nor_end(tmp_path: Path) -> None:
-    """While a write hangs, scrapes end in time with the last durable totals, and SIGTERM ends the program in seconds.
+def test_stalled_disk_delays_neither_scrapes_nor_reload_nor_end(tmp_path: Path) -> None:
+    """While a write hangs, scrapes end in time with the last durable totals, and a reload and SIGTERM take seconds.
 
-    After a restart, the interrupted write counts once.
+    So does a start. After a restart, the interrupted write counts once.
     """
     recorded, disk = RecordedCounts(events=["purchase"]), StallingDisk(tmp_path)
     this_hour = int(time.time()) // HOUR * HOUR
     with running_braze(recorded) as (_, server):
         extra_yaml = f"state_file: {tmp_path / 'state'}\nbudget: {{share: 0.5}}\n"
-        text = workspace_yaml(server.url, "{event: purchase, refresh_interval: 1s}", extra_yaml=extra_yaml)
-        arguments = [f"--config.file={write_file(tmp_path / 'config.yaml', text)}"]
+        workspace = workspace_yaml(server.url, "{event: purchase, refresh_interval: 1s}")
+        config = write_file(tmp_path / "config.yaml", workspace + extra_yaml)
+        arguments = [f"--config.file={config}", "--web.enable-lifecycle"]
 
         def wait_for_total(total: float) -> None:
             wait_until(lambda: program.scrape().value(TOTAL) == total, f"the total is {total}")
@@ -53,10 +55,20 @@ def test_stalled_disk_delays_neither_scrapes_nor_end(tmp_path: Path) -> None:
             assert page.value("braze_exporter_scrapes_incomplete_total") == 0
             assert program.is_responding("/-/ready")
             assert program.is_responding("/")
-            assert program.stop() < FINAL_WRITE_SECONDS + 2
+            write_file(tmp_path / "config.yaml", f"{workspace}    campaigns: [{{campaign: {IOS}}}]\n{extra_yaml}")
+            for _ in range(2):
+                started_at = time.monotonic()
+                assert program.get("/-/reload", method="POST").status == 200
+                assert time.monotonic() - started_at < MAX_WAIT_SECONDS + 2
+            assert program.scrape(2).value("braze_queries", kind="campaigns", state="pending") is not None
+            assert program.stop() < MAX_WAIT_SECONDS + 2
         assert program.process.returncode == 0
         assert 'level=ERROR msg="State file could not be written before the end" timeout=3s' in program.output
         assert "Traceback" not in program.output
+        write_file(tmp_path / "config.yaml", workspace + extra_yaml)
+        with Program.start(arguments, disk.environment) as program:
+            assert program.scrape(2).value(TOTAL) == 40
+            program.stop(signal.SIGKILL)
         disk.stall(0)
         with Program.start(arguments, disk.environment) as program:
             wait_for_total(60)

@@ -33,10 +33,7 @@ from braze_exporter.scheduler.scheduler import Scheduler
 from braze_exporter.scheduler.selectors import expand_selectors, name_key, required_lists
 from braze_exporter.state.changes import StateChanges, StateSource
 from braze_exporter.state.state_file import StateFile
-from braze_exporter.state.writer import StateWriter
-
-# How long the last write of the state file may take, in seconds. The grace period of Kubernetes is 30 s.
-FINAL_WRITE_SECONDS = 3.0
+from braze_exporter.state.writer import MAX_WAIT_SECONDS, StateWriter
 
 _log = logging.getLogger(__name__)
 
@@ -326,12 +323,12 @@ class Exporter:
     def close(self) -> None:
         """Stop fetching, write the state file a last time, and close it.
 
-        If the disk does not respond within `FINAL_WRITE_SECONDS`, the file stays open until the process ends. SQLite
+        If the disk does not respond within `MAX_WAIT_SECONDS`, the file stays open until the process ends. SQLite
         then undoes the write when the file is opened again.
         """
         self.stop_fetching()
-        if not self._writer.close(FINAL_WRITE_SECONDS):
-            fields = {"timeout": f"{FINAL_WRITE_SECONDS:g}s"}
+        if not self._writer.close(MAX_WAIT_SECONDS):
+            fields = {"timeout": f"{MAX_WAIT_SECONDS:g}s"}
             _log.error("State file could not be written before the end", extra={"fields": fields})
         elif self._state_file is not None:
             self._state_file.close()

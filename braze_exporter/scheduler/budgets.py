@@ -20,7 +20,7 @@ from braze_exporter.scheduler.rate_limiter import PoolBudget, RateLimiter
 from braze_exporter.state.contents import budget_changes
 from braze_exporter.state.state_file import StateFile
 from braze_exporter.state.tables import BudgetRecords, BudgetRow, HoldRow, TableChanges
-from braze_exporter.state.writer import WRITE_INTERVAL_SECONDS
+from braze_exporter.state.writer import MAX_WAIT_SECONDS, WRITE_INTERVAL_SECONDS
 
 
 class WorkspaceKey(NamedTuple):
@@ -78,14 +78,14 @@ class Budgets:
         self._are_balances_saved = False
 
     def start_saving(self, request_write: Callable[[], Future[bool]]) -> None:
-        """Take the balances out of the state file, and use none if that fails.
+        """Take the balances out of the state file, and use none if that fails or the disk does not respond.
 
         `request_write` requests a write of the state file. Its future has the result whether everything was written.
         """
         with self._lock:
             self._record_call()
         self._request_write = request_write
-        if not request_write().result():
+        if not _wait_for_write(request_write()):
             wall = self._wall()
             for budget in self._budgets.values():
                 rows = budget.rows.items()
@@ -159,8 +159,8 @@ class Budgets:
             has_new = self._combine_demands()
             if has_new:
                 self._record_call()
-        if has_new and self._request_write is not None:  # before the first call
-            self._request_write().result()
+        if has_new and self._request_write is not None:
+            _wait_for_write(self._request_write())  # before the first call
 
     def _combine_demands(self) -> bool:
         """Apply the demands, and return whether a pool is new."""
@@ -239,3 +239,11 @@ class Budgets:
                 budgets = [row._replace(balance=0.0, balance_at=wall) for row in budgets]
             key_digests = {(key.workspace, key.url): digest for key, digest in self._key_digests.items()}
             return budget_changes(BudgetRecords(self._salt, key_digests, budgets, holds))
+
+
+def _wait_for_write(write: Future[bool]) -> bool:
+    """Return whether a write succeeded. A disk that does not respond is a failure after `MAX_WAIT_SECONDS`."""
+    try:
+        return write.result(MAX_WAIT_SECONDS)
+    except TimeoutError:
+        return False

@@ -15,6 +15,9 @@ WRITE_INTERVAL_SECONDS = 5.0
 # Seconds after which a write that has not ended counts as failed, and the interval at which it counts again.
 SLOW_WRITE_SECONDS = 10.0
 SLOW_WRITE_REPEAT_SECONDS = 60.0
+# How long a start, a reload and the end of the program wait for a write, in seconds. The grace period of Kubernetes is
+# 30 s.
+MAX_WAIT_SECONDS = 3.0
 
 _log = logging.getLogger(__name__)
 
