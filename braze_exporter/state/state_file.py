@@ -6,10 +6,11 @@ import logging
 import os
 import sqlite3
 import time
+from collections.abc import Callable
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from braze_exporter.config.document import shorten
 from braze_exporter.state.contents import is_damage, read_budgets, read_counters, read_names
@@ -36,6 +37,10 @@ APPLICATION_ID = 0x4272617A
 # ends.
 LOCK_TIMEOUT_SECONDS = 30.0
 
+_T = TypeVar("_T")
+# The results of the functions that read the file, until they are used.
+_Contents = dict[Callable[[sqlite3.Connection], Any], Any]
+
 _log = logging.getLogger(__name__)
 
 
@@ -46,25 +51,31 @@ class StateFile:
     nothing is lost. If the file is replaced by another one, writes fail and do not change that one. A restart uses it.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, lock: io.FileIO) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, contents: _Contents, lock: io.FileIO) -> None:
         """Use the `connection` to the file at `path`, which has no symbolic links, and its locked file `lock`."""
         self._path = path
         self._connection = connection
+        self._contents = contents
         self._lock = lock
         self._status = path.lstat()
         self._is_deleted = False
 
     def read_counters(self) -> dict[CounterKey, CounterState]:
         """Return all counter states. Raises `StateFileError` if one cannot be read."""
-        return read_counters(self._connection)
+        return self._read(read_counters)
 
     def read_names(self) -> dict[NameKey, str]:
         """Return the last known names. Raises `StateFileError` if they cannot be read."""
-        return read_names(self._connection)
+        return self._read(read_names)
 
     def read_budgets(self) -> BudgetRecords | None:
         """Return the budgets and holds, or None if none were written. Raises `StateFileError` if they are invalid."""
-        return read_budgets(self._connection)
+        return self._read(read_budgets)
+
+    def _read(self, read: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Return the result of `read`: once what was read when the file was opened, unless it was written since."""
+        result: _T = self._contents.pop(read) if read in self._contents else read(self._connection)
+        return result
 
     def read_table(self, table: str) -> list[tuple[Any, ...]]:
         """Return the rows of a table. Raises `StateFileError` if they cannot be read."""
@@ -76,6 +87,7 @@ class StateFile:
     def write(self, changes: TableChanges) -> None:
         """Write `changes` in one durable transaction. Raises `StateFileError` if that fails."""
         self._check_file()
+        self._contents.clear()
         try:
             with transaction(self._connection):
                 apply_changes(self._connection, changes)
@@ -190,16 +202,19 @@ def open_state_file(path: str, wait: float = LOCK_TIMEOUT_SECONDS, aliases: Alia
     deadline = Deadline(real, wait)
     with contextlib.ExitStack() as stack:
         lock = stack.enter_context(lock_file(real, deadline))
-        connection = stack.enter_context(contextlib.closing(_open_or_replace(path, real, deadline, aliases)))
+        connection, contents = _open_or_replace(path, real, deadline, aliases)
+        stack.enter_context(contextlib.closing(connection))
         try:
-            state_file = StateFile(real, connection, lock)
+            state_file = StateFile(real, connection, contents, lock)
         except OSError as error:  # deleted since it was opened
             raise StateFileError(f"{shorten(path, 200)} cannot be used ({error.strerror}); try again") from error
         stack.pop_all()
         return state_file
 
 
-def _open_or_replace(path: str, real: Path, deadline: "Deadline", aliases: Aliases) -> sqlite3.Connection:
+def _open_or_replace(
+    path: str, real: Path, deadline: Deadline, aliases: Aliases
+) -> tuple[sqlite3.Connection, _Contents]:
     """Open or create the database, and replace it by a new one if it is damaged. Raises `StateFileError`."""
     try:
         return _open(real, deadline, aliases)
@@ -249,22 +264,25 @@ def _inspect(real: Path, path: Path) -> None:
         )
 
 
-def _open(real: Path, deadline: Deadline, aliases: Aliases) -> sqlite3.Connection:
-    """Open the database, and wait while another process locks it.
+def _open(real: Path, deadline: Deadline, aliases: Aliases) -> tuple[sqlite3.Connection, _Contents]:
+    """Open and read the database, and wait while another process locks it.
 
     Raises `sqlite3.OperationalError` if it is still locked after `deadline`.
     """
     while True:
         try:
             _inspect(real, real)  # before opening, since closing any descriptor of a file drops all POSIX locks on it
-            return open_database(real, partial(_prepare, aliases=aliases))
+            contents: _Contents = {}
+            return open_database(real, partial(_prepare, aliases=aliases, contents=contents)), contents
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or not deadline.wait():
                 raise
 
 
-def _prepare(connection: sqlite3.Connection, version: int, aliases: Aliases) -> None:
+def _prepare(connection: sqlite3.Connection, version: int, aliases: Aliases, contents: _Contents) -> None:
     """Create the tables in a new file, migrate a file of schema 1, and check that everything can be read.
+
+    The `contents` are added to an empty dict.
 
     Raises `DamagedError` if an existing file fails a check or cannot be migrated.
     """
@@ -278,9 +296,8 @@ def _prepare(connection: sqlite3.Connection, version: int, aliases: Aliases) -> 
         create_tables(connection, APPLICATION_ID, SCHEMA_VERSION, TABLES)
     if version == 1:
         migrate_counters(connection, aliases)
-    read_counters(connection)
-    read_names(connection)
-    read_budgets(connection)
+    for read in (read_counters, read_names, read_budgets):
+        contents[read] = read(connection)
     for table in columns():
         next(select_rows(connection, table), None)
 

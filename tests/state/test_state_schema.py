@@ -309,6 +309,7 @@ def test_file_with_further_columns_is_written(tmp_path: Path) -> None:
 def test_unreadable_names_are_an_error(tmp_path: Path) -> None:
     """If the table of names is missing, reading it fails with the reason."""
     with contextlib.closing(open_state_file(str(tmp_path / "state"))) as state_file:
+        assert state_file.read_names() == {}
         state_file._connection.execute("DROP TABLE names")  # noqa: SLF001 - simulates damage while the file is open
         with pytest.raises(StateFileError, match="cannot be read: no such table: names"):
             state_file.read_names()
