@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from braze_exporter.braze.calls import Permit
 from braze_exporter.braze.errors import BrazeError
-from braze_exporter.braze.lists import ListEndpoint, ListItem
+from braze_exporter.braze.lists import ListEndpoint
 from braze_exporter.scheduler.budgets import WorkspaceKey
 from braze_exporter.scheduler.clients import WorkspaceClient
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
@@ -93,7 +93,6 @@ class ListRefresher:
         self._on_deferred = on_deferred
         self._saved_lists = saved_lists
         self._unsaved: set[SavedListKey] = set()
-        self._saved_items: dict[SavedListKey, tuple[Sequence[ListItem], Mapping[str, float]]] = {}
         self._lock = threading.Lock()
         self._lists: dict[tuple[WorkspaceKey, ListEndpoint], ListReadState] = {}
         self._workspace_lists: Mapping[WorkspaceKey, WorkspaceLists] = {}
@@ -132,10 +131,7 @@ class ListRefresher:
         saved = self._saved_lists.get((*workspace_key, list_endpoint.path))
         if saved is None:
             return None
-        read_state = restore_list(workspace_key, list_endpoint, saved, self._monotonic(), self._wall())
-        if read_state is not None and read_state.known is not None:
-            self._saved_items[saved_list_key(read_state)] = (read_state.known.items, read_state.missing_since)
-        return read_state
+        return restore_list(workspace_key, list_endpoint, saved, self._monotonic(), self._wall())
 
     @property
     def has_changes(self) -> bool:
@@ -152,14 +148,10 @@ class ListRefresher:
                 read_state = states.get(key)
                 if read_state is None:
                     rows["lists", key] = rows["list_items", key] = None
-                    self._saved_items.pop(key, None)
                     continue
                 rows["lists", key] = list_row(read_state, offset)
                 if read_state.known is not None:
-                    items = (read_state.known.items, read_state.missing_since)
-                    if items != self._saved_items.get(key):
-                        rows["list_items", key] = list_items_row(read_state, read_state.known, offset)
-                        self._saved_items[key] = items
+                    rows["list_items", key] = list_items_row(read_state, read_state.known, offset)
             self._unsaved.clear()
             return rows
 
