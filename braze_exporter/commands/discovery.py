@@ -2,16 +2,18 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import TypeAlias
 
 from braze_exporter.braze.kinds import KINDS, REVENUE, SeriesKind, Unit
 from braze_exporter.braze.lists import ListEndpoint, ListItem
 from braze_exporter.braze.names import normalize_id
+from braze_exporter.config.document import ConfigError, format_path
 from braze_exporter.config.loading import Config, ConfiguredWorkspace, LocatedEntry
 from braze_exporter.config.schema import SECTIONS
 from braze_exporter.config.values import is_braze_id
 from braze_exporter.scheduler.list_reader import ListResult
-from braze_exporter.scheduler.plan import Plan, build_plan
+from braze_exporter.scheduler.plan import Plan, Selector, build_plan
 from braze_exporter.scheduler.selectors import ListSnapshot, ListSnapshots, expand_selectors
 
 # The kinds whose subjects become entries, by their list. Revenue has the same list as purchases.
@@ -34,8 +36,7 @@ def find_skip_reasons(config: Config, results: Results) -> Mapping[Identity, str
     """Return, for each item that `config` does not select, why it is not added, or an empty text if it is.
 
     An item is not added if it is archived or cannot be queried, or if it exceeds `max_queries` or `budget.share` beside
-    the queries of the config and the items before it. Raises `ConfigError` if no entry can be added, because `settle`
-    or `refresh_interval` is too long.
+    the queries of the config and the items before it.
     """
     listed = {
         (name, list_endpoint): result.items
@@ -44,10 +45,13 @@ def find_skip_reasons(config: Config, results: Results) -> Mapping[Identity, str
     }
     plan = _expand(build_plan(config), config, listed)
     configured = {query.identity[:3] for query in plan.queries}
-    workspaces = {workspace.spec.name: workspace for workspace in config.workspaces}
+    selected = {
+        (workspace.spec.name, list_endpoint): _select_all(config, workspace, kind)
+        for workspace in config.workspaces
+        for list_endpoint, kind in KINDS_BY_LIST.items()
+    }
     reasons = {
-        identity: describe_defect(list_endpoint, item)
-        or ("" if _has_bucket_starts(list_endpoint, workspaces[name]) else "requires timezone in the workspace")
+        identity: describe_defect(list_endpoint, item) or selected[name, list_endpoint][1]
         for (name, list_endpoint), items in listed.items()
         for item in items
         if (identity := identify(name, list_endpoint, item)) not in configured
@@ -68,9 +72,8 @@ def find_skip_reasons(config: Config, results: Results) -> Mapping[Identity, str
         ]
         for (name, list_endpoint), items in listed.items()
     }
-    entries = [replace(workspace, entries=_entries_for_all(workspace)) for workspace in config.workspaces]
-    selectors = build_plan(replace(config, workspaces=tuple(entries))).selectors
-    plan = _expand(replace(plan, selectors=selectors), config, addable)
+    selectors = chain.from_iterable(selectors for selectors, _ in selected.values())
+    plan = _expand(replace(plan, selectors=tuple(selectors)), config, addable)
     fitting = {query.identity[:3] for query in plan.queries}
     return {key: reason or ("" if key in fitting else EXCEEDS_LIMITS) for key, reason in reasons.items()}
 
@@ -84,18 +87,16 @@ def describe_defect(list_endpoint: ListEndpoint, item: ListItem) -> str:
     return "" if item.is_tracked else "not tracked; enable its analytics tracking in Braze"
 
 
-def _has_bucket_starts(list_endpoint: ListEndpoint, workspace: ConfiguredWorkspace) -> bool:
-    """Return whether the starts of the buckets are known. Without a time zone, those of days are not."""
-    return Unit.HOUR in KINDS_BY_LIST[list_endpoint].units or workspace.spec.timezone is not None
-
-
-def _entries_for_all(workspace: ConfiguredWorkspace) -> Mapping[str, tuple[LocatedEntry, ...]]:
-    """Return an entry for each section that selects all items of its list."""
-    return {
-        kind.section: (LocatedEntry(SECTIONS[kind.section].model_validate({"regex": ".*"}), workspace.path),)
-        for list_endpoint, kind in KINDS_BY_LIST.items()
-        if _has_bucket_starts(list_endpoint, workspace)
-    }
+def _select_all(config: Config, workspace: ConfiguredWorkspace, kind: SeriesKind) -> tuple[tuple[Selector, ...], str]:
+    """Return selectors of all items of `kind`, or why a workspace cannot have an entry for them."""
+    if Unit.HOUR not in kind.units and workspace.spec.timezone is None:  # the starts of days are not known
+        return (), "requires timezone in the workspace"
+    entry = LocatedEntry(SECTIONS[kind.section].model_validate({"regex": ".*"}), workspace.path)
+    try:
+        plan = build_plan(replace(config, workspaces=(replace(workspace, entries={kind.section: (entry,)}),)))
+    except ConfigError as error:
+        return (), "; ".join(f"{format_path(problem.path)} {problem.text}" for problem in error.problems)
+    return plan.selectors, ""
 
 
 def _expand(plan: Plan, config: Config, items: Mapping[tuple[str, ListEndpoint], Iterable[ListItem]]) -> Plan:

@@ -149,7 +149,7 @@ def test_discover_prints_complete_config(braze: tuple[FaultInjectingBraze, Serve
 def test_discover_accepts_config_without_sections(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
     """`discover` needs only a URL and a key per workspace; `check` requires an entry; other problems are reported.
 
-    Without a time zone, items whose buckets are days are commented out.
+    Items whose buckets are days are commented out without a time zone, or if a setting is too long for them.
     """
     head = f"workspaces:\n  - name: production\n    url: {braze[1].url}\n    api_key_env: BRAZE_API_KEY\n"
     config = write_file(tmp_path / "config.yaml", head)
@@ -162,6 +162,14 @@ def test_discover_accepts_config_without_sections(braze: tuple[FaultInjectingBra
     assert len(build_plan(load_config(done.stdout, "printed.yaml")).queries) == 5
     with pytest.raises(ConfigError, match="at least one of custom_events"):
         load_config(head, "config.yaml")
+    done = run_discover(write_file(tmp_path / "daily.yaml", head + "    timezone: UTC\nsettle: {day: 20d}\n"))
+    assert done.returncode == 0
+    reason = "settle.day is too long; Braze returns at most 14 days, so the maximum is 11d"
+    assert [line for line in done.stdout.splitlines() if reason in line] == [
+        "      # - canvas: bbbbbbbb-0000-0000-0000-000000000001  "
+        f"# Onboarding [a, b, c, d, e, …]; edited 2026-03-02; {reason}"
+    ]
+    assert len(build_plan(load_config(done.stdout, "printed.yaml")).queries) == 9
     bad = run_discover(write_file(tmp_path / "bad.yaml", head + "    zone: 1\n"))
     assert (bad.returncode, bad.stdout) == (1, "")
     assert "bad.yaml:5: workspaces[0].zone: unknown key" in bad.stderr
