@@ -112,7 +112,7 @@ class RateLimiter:
         self._history_bucket = _TokenBucket(budget.history_burst, now)
         self._remaining = float("inf")
         self._resets_at = now
-        self._is_window_estimated = False
+        self._is_window_estimated = True  # also that of the state file: the clock may have been wrong
         self._in_flight = 0
         self._consecutive_pauses = 0
         self._circuit_breaker = CircuitBreaker(is_probe_due=True)

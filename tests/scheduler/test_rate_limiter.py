@@ -193,6 +193,19 @@ def test_changed_budget_keeps_spent_calls() -> None:
     assert [rig.acquire() for _ in range(2)] == [True, False]
 
 
+def test_reported_window_replaces_restored_one() -> None:
+    """If the clock was ahead when the window was saved, the first response after a restart corrects it."""
+    rig = make_rig(burst=100)
+    rig.acquire()
+    rig.release(RateLimitInfo(limit=3_600, remaining=3_000, resets_in=1_000))
+    row = rig.limiter.to_row("", "", now=0.0, wall=1_800.0)
+    rig = make_rig(burst=100, is_probed=False)
+    rig.now = 0.0
+    rig.limiter.restore(row, now=0.0, wall=0.0)
+    rig.acquire()
+    assert rig.release(RateLimitInfo(limit=3_600, remaining=500, resets_in=1_000)) == 1_000
+
+
 def test_circuit_open_for_longer_stays_open() -> None:
     """Opening a circuit for a shorter time does not shorten the wait, and a failed probe is followed by another."""
     gate = CircuitBreaker(is_probe_due=False)
