@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from braze_exporter.braze.calls import RateLimitInfo
 from braze_exporter.braze.pools import Pool
 from braze_exporter.scheduler.circuit_breaker import BreakerCall, CircuitBreaker, Decision
+from braze_exporter.scheduler.priority import Priority
 from braze_exporter.scheduler.rate_limiter import Pause, PauseReason, PoolBudget, RateLimiter
 
 POOL = Pool("default", limit=3_600, window_seconds=3_600)
@@ -88,6 +89,11 @@ def test_limiter_uses_reported_limit() -> None:
         assert not rig.acquire()
     rig.now = 100.0
     assert rig.acquire()
+    rig.now = 150.0
+    rig.release(RateLimitInfo(limit=3_600))  # for the past 50 s the previous limit applies
+    assert not rig.acquire()
+    rig.now = 155.0
+    assert rig.acquire()
 
 
 @pytest.mark.parametrize("under_way", [0, 3])
@@ -118,14 +124,14 @@ def test_reserve_counts_calls_of_others() -> None:
 
 
 def test_reordered_responses_restore_nothing() -> None:
-    """Within a window the lowest reported remaining value applies; a new window replaces it."""
+    """Within a window the lowest reported remaining value and the earliest reset apply; a new window replaces it."""
     rig = make_rig(burst=100)
     for _ in range(4):
         rig.acquire()
     rig.release(RateLimitInfo(limit=3_600, remaining=721, resets_in=50))
     rig.release(RateLimitInfo(limit=3_600, remaining=3_000, resets_in=51))
     assert not rig.acquire()
-    rig.now = 51.0
+    rig.now = 50.0
     assert rig.acquire()
     for _ in range(3):
         rig.release(RateLimitInfo(limit=3_600, remaining=3_599, resets_in=3_600))
@@ -180,17 +186,36 @@ def test_first_call_is_probe() -> None:
 
 
 def test_changed_budget_keeps_spent_calls() -> None:
-    """A larger burst grants nothing at once, and a smaller one caps what is left."""
+    """A larger share or burst grants nothing for the time before it, and a smaller burst caps what is left."""
     rig = make_rig(burst=5)
     for _ in range(5):
         rig.acquire()
-    rig.limiter.set_budget(PoolBudget(0.5, 0.2, 50), now=0.0)
-    assert not rig.acquire()
-    rig.now = 4.0
+    rig.now = 10.0
+    rig.limiter.set_budget(PoolBudget(0.5, 0.2, 50), now=10.0)
+    assert [rig.acquire() for _ in range(2)] == [True, False]
+    rig.now = 14.0
     assert [rig.acquire() for _ in range(3)] == [True, True, False]
     rig.now = 1_000.0
-    rig.limiter.set_budget(PoolBudget(0.5, 0.2, 1), now=1_000.0)
+    for burst in (1, 50):
+        rig.limiter.set_budget(PoolBudget(0.5, 0.2, burst), now=1_000.0)
     assert [rig.acquire() for _ in range(2)] == [True, False]
+
+
+def test_budgets_of_one_key_add_up() -> None:
+    """Workspaces with one key get the bursts and the needs of all, within the smallest share."""
+    total = PoolBudget(0.5, 0.2, 5, 0.125, 2) + PoolBudget(0.25, 0.2, 7, 0.0625, 3)
+    assert total == PoolBudget(0.25, 0.2, 12, 0.1875, 5)
+
+
+def test_restored_limiter_grants_no_history_at_once() -> None:
+    """A restart grants no burst of calls for history, only their share of the time since."""
+    budget = PoolBudget(0.1, 0.2, 5, history_burst=5)
+    row = RateLimiter(POOL, budget, now=0.0).to_row("", "", now=0.0, wall=0.0)
+    limiter = RateLimiter(POOL, budget, now=0.0)
+    limiter.restore(row, now=0.0, wall=0.0)
+    assert limiter.decide(0.0) is Decision.ALLOW
+    assert limiter.decide(19.0, Priority.HISTORY) is Decision.DENY
+    assert limiter.decide(20.0, Priority.HISTORY) is Decision.ALLOW
 
 
 def test_reported_window_replaces_restored_one() -> None:
