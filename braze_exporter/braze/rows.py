@@ -176,7 +176,7 @@ def _parse_column(values: Sequence[Any], field: str, *, can_be_negative: bool) -
 def _are_amounts(values: Sequence[Any]) -> bool:
     """Return whether all values are valid numbers, and none is negative. If not, they may still be valid."""
     is_numeric = bool(values) and {*map(type, values)} <= {int, float}
-    return is_numeric and min(values) >= 0 and max(values) <= _MAX_NUMBER and math.isfinite(sum(values))
+    return is_numeric and min(values) >= 0 and sum(values) <= _MAX_NUMBER
 
 
 def _parse_number(value: object, field: str, *, can_be_negative: bool) -> float:

@@ -113,8 +113,11 @@ def share_unchanged(series_list: tuple[Series, ...], previous: tuple[Series, ...
 
 
 def _share(series: Series, old: Series, starts: tuple[int, ...]) -> Series:
-    head, _, values, zone = series
-    if head is not old.head and head != old.head:
+    head, own_starts, values, zone = series
+    old_head, old_starts, old_values, old_zone = old
+    if head is not old_head and head != old_head:
         return series
-    is_same = starts is old.starts and zone == old.zone and values.tobytes() == old.values.tobytes()
-    return old if is_same else Series(old.head, starts, values, zone)
+    if starts is old_starts and zone == old_zone and values.tobytes() == old_values.tobytes():
+        return old
+    is_shared = head is old_head and own_starts is starts  # as almost always
+    return series if is_shared else Series(old_head, starts, values, zone)

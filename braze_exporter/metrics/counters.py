@@ -111,7 +111,7 @@ class Counters:
                         counter.total, counter.saved_total = former[series_key].total, former[series_key].saved_total
                     if new_from is None:
                         _start(counter, state, numbers, values, unknown)
-                    state.counters[series_key] = counter
+                    state.add_counter(series_key, counter)
                     self._recounted.add(key)
                 counter.is_unexposed &= is_exported
                 if counter.recorded is not values and _count(counter, state.numbers, values, indexes):
@@ -138,9 +138,10 @@ class Counters:
     def remove_unreachable(self, key: CounterKey, kept: Container[SeriesKey], oldest: int) -> None:
         """Remove the counters of series that are not in `kept` and have no bucket from number `oldest` on."""
         with self._lock:
-            counters = self._states[key].counters if key in self._states else {}
+            state = self._states.get(key)
+            counters = state.counters if state is not None else {}
             for series_key in [each for each in counters if each not in kept and counters[each].newest < oldest]:
-                del counters[series_key]
+                self._states[key].remove_counter(series_key)
                 self._changed.add(key)
                 self._recounted.add(key)
 

@@ -20,7 +20,7 @@ def revision_delays(query: Query, previous: Response, response: Response) -> Ite
     A bucket counts only if it had ended when the response `previous` was requested. If the requests were two or more
     refresh intervals apart, nothing is yielded, since the time of a change is unknown.
     """
-    if response.sent_at - previous.sent_at >= 2 * query.refresh_seconds:
+    if response.series is previous.series or response.sent_at - previous.sent_at >= 2 * query.refresh_seconds:
         return
     starts = bucket_starts(response.series)
     ends = [bucket_end(start, query.unit, query.zone) for start in starts]

@@ -62,6 +62,17 @@ class CounterState:
     zone: str = ""
     numbers: tuple[int, ...] = ()
     counters: dict[SeriesKey, Counter] = field(default_factory=dict)
+    _packed_keys: bytes = b""
+
+    def add_counter(self, key: SeriesKey, counter: Counter) -> None:
+        """Add the counter of a series, or replace it."""
+        self.counters[key] = counter
+        self._packed_keys = b""
+
+    def remove_counter(self, key: SeriesKey) -> None:
+        """Remove the counter of a series."""
+        del self.counters[key]
+        self._packed_keys = b""
 
     def remove_before(self, number: int) -> None:
         """Forget the buckets before `number`. They are never counted again."""
@@ -90,7 +101,7 @@ class CounterState:
 
     def pack_counters(self) -> bytes:
         """Return the counters in a form for `unpack_counters`."""
-        keys = json.dumps([*self.counters], separators=(",", ":")).encode()
+        keys = self._packed_keys = self._packed_keys or json.dumps([*self.counters], separators=(",", ":")).encode()
         parts = [struct.pack(f"=II{len(self.numbers)}q", len(keys), len(self.numbers), *self.numbers), keys]
         for counter in self.counters.values():
             header = _COUNTER.pack(counter.total, counter.withheld, counter.floor, counter.newest)
@@ -108,7 +119,8 @@ class CounterState:
                 highest = array("d", packed[position + _COUNTER.size : position + _COUNTER.size + 8 * length])
                 position += _COUNTER.size + 8 * length
                 is_unexposed = bool(key) and not total
-                self.counters[tuple(key)] = Counter(floor, highest, newest, total, withheld, total, is_unexposed)
+                counter = Counter(floor, highest, newest, total, withheld, total, is_unexposed)
+                self.add_counter(tuple(key), counter)
         except struct.error as error:
             raise ValueError(str(error)) from error
         if position != len(packed):

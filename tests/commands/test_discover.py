@@ -164,10 +164,10 @@ def test_discover_accepts_config_without_sections(braze: tuple[FaultInjectingBra
         load_config(head, "config.yaml")
     done = run_discover(write_file(tmp_path / "daily.yaml", head + "    timezone: UTC\nsettle: {day: 20d}\n"))
     assert done.returncode == 0
+    canvas_id = "bbbbbbbb-0000-0000-0000-000000000001"
     reason = "settle.day is too long; Braze returns at most 14 days, so the maximum is 11d"
     assert [line for line in done.stdout.splitlines() if reason in line] == [
-        "      # - canvas: bbbbbbbb-0000-0000-0000-000000000001  "
-        f"# Onboarding [a, b, c, d, e, …]; edited 2026-03-02; {reason}"
+        f"      # - canvas: {canvas_id}  # Onboarding [a, b, c, d, e, …]; edited 2026-03-02; {reason}"
     ]
     assert len(build_plan(load_config(done.stdout, "printed.yaml")).queries) == 9
     bad = run_discover(write_file(tmp_path / "bad.yaml", head + "    zone: 1\n"))
