@@ -1,5 +1,6 @@
 """Parse and validate the arguments of a backfill. Error messages state the fix."""
 
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -129,7 +130,10 @@ class BackfillRequest:
 
     def chunks(self, query: Query) -> tuple[Query, ...]:
         """Return the calls for the buckets of `query` in the range, the newest first."""
-        bucket = bucket_start(self.end.in_zone(query.zone) - query.settle_seconds - 1, query.unit, query.zone)
+        last = (
+            math.ceil(self.end.in_zone(query.zone) - query.settle_seconds) - 1
+        )  # when the newest bucket can have ended
+        bucket = bucket_start(last, query.unit, query.zone)
         newest, oldest = bucket - 1, self.start.in_zone(query.zone)
         has_buckets = bucket_start(newest, query.unit, query.zone) >= oldest
         return build_chunks(query, oldest, newest, query.kind.max_length) if has_buckets else ()

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from backfills import TARGET
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support import HOUR, NEW_YORK, NOW, workspace_yaml
 
@@ -149,6 +149,7 @@ def test_missing_end_error_names_query(tmp_path: Path) -> None:
     st.sampled_from(ZONES),
     st.sampled_from([1.0, 3_600.0, 7_200.0, 5_400.5, 40 * 86_400.0]),
 )
+@example(datetime(2009, 1, 1, 0, 30, 1), 1, Unit.HOUR, "UTC", 5_400.5)  # noqa: DTZ001 - as above
 def test_chunks_cover_every_bucket_and_end_in_the_past(
     first: datetime, days: int, unit: Unit, name: str, settle: float
 ) -> None:
