@@ -1,7 +1,9 @@
 """The baseline of a series: the median of the same local bucket in the last weeks."""
 
 import bisect
+import functools
 from array import array
+from collections import defaultdict
 from collections.abc import Iterable
 from statistics import median
 
@@ -12,60 +14,60 @@ _BUCKETS_PER_PERIOD = 168
 
 
 class Baseline:
-    """The settled history of one series of a query. Not thread-safe."""
+    """The settled history of one series of a query. Not thread-safe.
+
+    It is stored in periods of 168 buckets, counted from the epoch. An hour changes one or two periods only.
+    """
 
     def __init__(self, query: Query) -> None:
         """Start without history, for the last `baseline_weeks` of `query`."""
         self.query = query
-        self._starts = array("I")  # in ascending order; they fit until 2106
-        self._values = array("d")
+        # The starts of the buckets of each period in ascending order, and their values.
+        self._periods: dict[int, tuple[tuple[int, ...], array[float]]] = {}
 
     def add(self, points: Iterable[tuple[int, float]], requested_at: float) -> set[int]:
-        """Store the points that had settled at `requested_at`, and drop values that are too old.
+        """Store the points that had settled at `requested_at`, and drop periods that are too old.
 
         `requested_at` is when the response with the points was requested, in seconds since the epoch. Return the
-        periods (see `values_of_period`) with new or changed values, and those whose last values were dropped.
+        periods that have changed, dropped ones included.
         """
         query = self.query
-        changed = {
-            self._period(start)
+        changed = self._store(
+            (start, value)
             for start, value in points
             if bucket_end(start, query.unit, query.zone) + query.settle_seconds <= requested_at
-            and self._store(start, value)
-        }
+        )
         # One week more than the median needs, since the settled bucket can be several days old.
-        first = bisect.bisect_left(self._starts, requested_at - (query.baseline_weeks + 1) * WEEK_SECONDS)
-        if first:
-            dropped = set(map(self._period, self._starts[:first]))
-            del self._starts[:first], self._values[:first]
-            changed |= dropped - set(map(self._period, self._starts[:1]))
-        return changed
+        oldest = self._period(int(requested_at - (query.baseline_weeks + 1) * WEEK_SECONDS))
+        dropped = {period for period in self._periods if period < oldest}
+        for period in dropped:
+            del self._periods[period]
+        return changed | dropped
 
     def restore(self, starts: Iterable[int], values: Iterable[float]) -> None:
         """Use the values from the state file."""
-        points = sorted(zip(starts, values, strict=True))
-        self._starts = array("I", [start for start, _ in points])
-        self._values = array("d", [value for _, value in points])
+        self._store(zip(starts, values, strict=True))
 
-    def _store(self, start: int, value: float) -> bool:
-        """Store the value of a bucket, and return whether it is new."""
-        index = bisect.bisect_left(self._starts, start)
-        if index == len(self._starts) or self._starts[index] != start:
-            self._starts.insert(index, start)
-            self._values.insert(index, value)
-            return True
-        is_new = self._values[index] != value
-        self._values[index] = value
-        return is_new
+    def _store(self, points: Iterable[tuple[int, float]]) -> set[int]:
+        """Store the values of buckets, and return the periods that have changed."""
+        changed: defaultdict[int, dict[int, float]] = defaultdict(dict)
+        for start, value in points:
+            if self._value(start) != value:
+                changed[self._period(start)][start] = value
+        for period, values in changed.items():
+            merged = dict(sorted((dict(zip(*self.values_of_period(period), strict=True)) | values).items()))
+            self._periods[period] = (_share(tuple(merged)), array("d", merged.values()))
+        return {*changed}
 
-    def values_of_period(self, period: int) -> "tuple[array[int], array[float]]":
-        """Return the starts and the values of the buckets in a period.
+    def _value(self, start: int) -> float | None:
+        """Return the value of a bucket, or None if it is not known."""
+        starts, values = self.values_of_period(self._period(start))
+        index = bisect.bisect_left(starts, start)
+        return values[index] if starts[index : index + 1] == (start,) else None
 
-        A period has 168 buckets, counted from the epoch. An hour changes the values of one or two periods only.
-        """
-        limits = (number * _BUCKETS_PER_PERIOD * self.query.unit.seconds for number in (period, period + 1))
-        of_period = slice(*(bisect.bisect_left(self._starts, limit) for limit in limits))
-        return self._starts[of_period], self._values[of_period]
+    def values_of_period(self, period: int) -> "tuple[tuple[int, ...], array[float]]":
+        """Return the starts and the values of the buckets in a period."""
+        return self._periods.get(period, ((), array("d")))
 
     def _period(self, start: int) -> int:
         return start // (_BUCKETS_PER_PERIOD * self.query.unit.seconds)
@@ -76,9 +78,12 @@ class Baseline:
         It is the median of the same local weekday and hour (or weekday) in the last `baseline_weeks` weeks. At least
         `max(2, baseline_weeks - 1)` values must be known, or 1 if `baseline_weeks` is 1.
         """
-        weeks, values = self.query.baseline_weeks, []
-        for earlier in same_buckets_in_earlier_weeks(start, self.query):
-            index = bisect.bisect_left(self._starts, earlier)
-            if self._starts[index : index + 1] == array("I", [earlier]):
-                values.append(self._values[index])
+        weeks = self.query.baseline_weeks
+        known = [self._value(earlier) for earlier in same_buckets_in_earlier_weeks(start, self.query)]
+        values = [value for value in known if value is not None]
         return median(values) if len(values) >= (1 if weeks == 1 else max(2, weeks - 1)) else None
+
+
+@functools.lru_cache(maxsize=256)  # the baselines of all queries have the same buckets
+def _share(starts: tuple[int, ...]) -> tuple[int, ...]:
+    return starts

@@ -154,22 +154,22 @@ def decode_buckets(heads: Sequence[SavedHead], data: bytes) -> tuple[Series, ...
     return tuple(Series(head, starts, values[at * length : (at + 1) * length]) for at, (head, _) in enumerate(heads))
 
 
-BaselineValues = Mapping[tuple[str, ...], "tuple[array[int], array[float]]"]
+BaselineValues = Mapping[tuple[str, ...], "tuple[Sequence[int], array[float]]"]
 """The starts and the values of a query's baselines, by key of the series."""
 
 
 def encode_baselines(baselines: BaselineValues) -> bytes:
     """Return the values of a query's baselines."""
-    return _compress_json([[key, starts.tolist(), values.tolist()] for key, (starts, values) in baselines.items()])
+    return _compress_json([[key, starts, values.tolist()] for key, (starts, values) in baselines.items()])
 
 
 def decode_baselines(rows: Iterable[bytes]) -> BaselineValues:
     """Return the values that `encode_baselines` encoded. Raises one of `DECODE_ERRORS` if a row is damaged."""
-    baselines: dict[tuple[str, ...], tuple[array[int], array[float]]] = {}
+    baselines: dict[tuple[str, ...], tuple[list[int], array[float]]] = {}
     for data in rows:
         for key, starts, values in json.loads(zlib.decompress(data)):
-            columns = baselines.setdefault(tuple(key), (array("I"), array("d")))
-            columns[0].extend(array("I", starts))
+            columns = baselines.setdefault(tuple(key), ([], array("d")))
+            columns[0].extend(array("q", starts))
             columns[1].extend(array("d", values))
     if any(len(starts) != len(values) for starts, values in baselines.values()):
         raise ValueError("not one value for each bucket")
