@@ -138,7 +138,10 @@ class Budgets:
     def _change_key(self, workspace_key: WorkspaceKey, key: str) -> None:
         digest = hashlib.sha256(f"{self._salt}:{key}".encode()).hexdigest()
         url, before = workspace_key.url, self._key_digests.get(workspace_key)
-        self._key_digests[workspace_key] = digest
+        if before != digest:
+            self._key_digests[workspace_key] = digest
+            self._is_changed = True
+            self._write()
         if (url, digest) not in self._budgets:
             budget = self._budgets.get((url, before)) if before is not None else None
             self._budgets[url, digest] = budget or self._make_budget()

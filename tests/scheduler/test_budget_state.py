@@ -222,6 +222,27 @@ def test_stop_survives_restart(rig: RestartRig, fault: str) -> None:
         assert rig.scrape(exporter).values(UP).count(1) > 50
 
 
+def test_stop_of_renamed_workspace_with_new_key_survives_kill(rig: RestartRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new name and then a new key, both during a stop, end it neither at once nor after SIGKILL."""
+    monkeypatch.setattr(writer, "WRITE_INTERVAL_SECONDS", 60)
+    rig.braze.inject(response_faults.rate_limited("absent", retry_after="600"))
+    with rig.start() as exporter:
+        rig.load(exporter)
+        rig.scrape(exporter)
+        for name, key in (("renamed", KEY), ("renamed", "another-key"), ("again", "another-key")):
+            rig.clock.advance(WRITE_INTERVAL_SECONDS)  # then the balances are saved
+            exporter.save().result(10)
+            rig.environ["BRAZE_API_KEY"] = rig.braze.key = key
+            rig.load(exporter, name)
+            rig.scrape(exporter)
+            exporter.save().result(10)
+        rig.path = copy_after_kill(rig)
+    with rig.start() as exporter:
+        rig.load(exporter, "again")
+        rig.scrape(exporter)
+    assert rig.calls == 1
+
+
 def test_doubled_stop_survives_restart(rig: RestartRig) -> None:
     """Consecutive 429s without a reset double the stop, also if a restart is between them."""
     rig.braze.inject(response_faults.rate_limited("absent"))
@@ -316,13 +337,18 @@ def test_history_leaves_half_to_commands(rig: RestartRig) -> None:
     assert 24 <= rig.calls - len(chunks) <= 24 + 2
 
 
-def written(rig: RestartRig, column: str) -> object:
-    """Return a column of the budget of the default pool as a process would read it after SIGKILL."""
+def copy_after_kill(rig: RestartRig) -> Path:
+    """Return a copy of the state file as SIGKILL would leave it."""
     copy = rig.path.with_name("copy")
     for suffix in ("", "-journal"):
         with contextlib.suppress(FileNotFoundError):
             shutil.copyfile(f"{rig.path}{suffix}", f"{copy}{suffix}")
-    with contextlib.closing(sqlite3.connect(copy)) as connection:
+    return copy
+
+
+def written(rig: RestartRig, column: str) -> object:
+    """Return a column of the budget of the default pool as a process would read it after SIGKILL."""
+    with contextlib.closing(sqlite3.connect(copy_after_kill(rig))) as connection:
         value: object = connection.execute(f"SELECT {column} FROM budgets WHERE pool = 'default'").fetchone()[0]  # noqa: S608
     return value
 
