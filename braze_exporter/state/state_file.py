@@ -48,7 +48,8 @@ class StateFile:
     """An open state file, locked against other processes. One thread at a time may use it.
 
     If the file is deleted, the next write fails. The write after that creates it again from the open database, so that
-    nothing is lost. If the file is replaced by another one, writes fail and do not change that one. A restart uses it.
+    nothing is lost. If the file is truncated or replaced by another one, writes fail and do not change it. A restart
+    uses it.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection, contents: _Contents, lock: io.FileIO) -> None:
@@ -107,7 +108,7 @@ class StateFile:
     def _check_file(self) -> None:
         """Check before a write that the open file is still at its path, and create it again if it was deleted before.
 
-        Raises `StateFileError` if the file was just deleted, was replaced or cannot be created again.
+        Raises `StateFileError` if the file was just deleted, was replaced or truncated, or cannot be created again.
         """
         shown_path = shorten(self._path, 200)
         try:
@@ -124,6 +125,9 @@ class StateFile:
                 raise StateFileError(
                     f"{shown_path} was replaced by another file; restart the exporter to use that file, or delete it"
                 )
+            if status.st_size < self._status.st_size:  # SQLite would write only the pages that change
+                raise StateFileError(f"{shown_path} was truncated by another program; restart the exporter")
+            self._status = status
         self._is_deleted = False
 
     def _create_again(self) -> None:

@@ -629,6 +629,20 @@ def test_replaced_state_file_is_not_changed(tmp_path: Path) -> None:
     assert snapshot(tmp_path) == before
 
 
+def test_truncated_state_file_is_not_changed(tmp_path: Path) -> None:
+    """After another program has truncated the file, writes fail, and a restart uses it as a new file."""
+    state = tmp_path / "state"
+    with contextlib.closing(open_state_file(str(state))) as state_file:
+        state_file.write(counter_changes({KEYS[0]: ROW}, {}))
+        os.truncate(state, 0)
+        for _ in range(2):
+            with pytest.raises(StateFileError, match="was truncated by another program; restart the exporter"):
+                state_file.write(counter_changes({KEYS[1]: ROW}, {}))
+    assert state.read_bytes() == b""
+    with contextlib.closing(open_state_file(str(state))) as state_file:
+        assert state_file.read_counters() == {}
+
+
 def test_deleted_directory_of_state_file_is_waited_for(tmp_path: Path) -> None:
     """While the directory is missing or unusable, each write fails with the reason; then the file is created again."""
     directory = tmp_path / "directory"
