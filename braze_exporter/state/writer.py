@@ -39,6 +39,7 @@ class StateWriter:
         self._on_failure = on_failure
         self._monotonic = monotonic
         self.is_stalled = False
+        self._logged_reason = ""
         self._requests: queue.SimpleQueue[Future[bool] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # of the next three attributes
         self._is_closed = False
@@ -117,8 +118,8 @@ class StateWriter:
 
     def _record_failure(self, reason: str) -> None:
         self._on_failure()
-        if not self.is_stalled:
-            self.is_stalled = True
+        if not self.is_stalled or reason != self._logged_reason:
+            self.is_stalled, self._logged_reason = True, reason
             _log.error(
                 "State file could not be written, counters are not updated", extra={"fields": {"reason": reason}}
             )

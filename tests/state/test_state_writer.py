@@ -141,7 +141,7 @@ def test_slow_write_without_scrapes_counts_at_its_end(caplog: pytest.LogCaptureF
 
 @pytest.mark.parametrize("error", [StateFileError("disk full"), ZeroDivisionError("a bug")])
 def test_failed_write_releases_requests(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    """A request is done after a failed write too, and the next one tries again."""
+    """A request is done after a failed write too, and the next one tries again. Each new reason is logged once."""
     disk = Disk()
     with running_writer(disk, Clock()) as writer:
         disk.error = error
@@ -149,11 +149,16 @@ def test_failed_write_releases_requests(error: Exception, caplog: pytest.LogCapt
         for _ in range(2):
             writer.request().result(10)
         assert (disk.failures, writer.is_stalled) == (2, True)
+        assert messages(caplog).count(FAILED) == 1
+        disk.error = StateFileError("another reason")
+        disk.may_end.release()
+        writer.request().result(10)
         disk.error = None
         disk.may_end.release()
         writer.request().result(10)
-        assert (disk.failures, writer.is_stalled) == (2, False)
-    assert messages(caplog).count(FAILED) == messages(caplog).count(AGAIN) == 1
+        assert (disk.failures, writer.is_stalled) == (3, False)
+    assert messages(caplog).count(FAILED) == 2
+    assert messages(caplog).count(AGAIN) == 1
 
 
 def test_close_waits_for_last_write() -> None:
