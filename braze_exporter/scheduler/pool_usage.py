@@ -62,7 +62,7 @@ def compute_pool_usage(settings: Settings, queries: Sequence[Query]) -> Iterator
         )
         burst = len(group) + len(with_baseline)
         if pool is LISTS_POOL:  # its limit is too small for all queries of a plan at once
-            burst = max(1, math.floor(allowed_hourly_calls))
+            burst = min(burst, max(1, math.floor(allowed_hourly_calls)))
         yield PoolUsage(workspace, pool, len(group), calls_per_hour(group), allowed_hourly_calls, burst, startup_calls)
 
 

@@ -148,6 +148,17 @@ def test_names_share_one_budget_after_reloads(rig: RestartRig) -> None:
     assert 60 <= rig.calls <= 60 + 9 * CALLS_PER_SECOND
 
 
+def test_names_share_one_refresh_of_lists_pool(rig: RestartRig) -> None:
+    """The pool of the purchases allows one refresh at once, not the calls of an hour, whatever the names."""
+    items = "".join(f"      - {{product: {name}, refresh_interval: 1h}}\n" for name in NAMES[:20])
+    with rig.start(has_state_file=False) as exporter:
+        for number in range(8):
+            events, sections = f"{{event: {NAMES[0]}}}", f"    purchases:\n{items}"
+            rig.load(exporter, f"name {number}", events=events, extra_yaml=sections)
+            rig.scrape(exporter)
+    assert [request.path for request in rig.braze.requests].count("/purchases/quantity_series") == 20
+
+
 def test_names_share_one_budget_after_restarts(rig: RestartRig) -> None:
     """Eight new names for one url and key, each by a restart, fill nothing."""
     for number in range(8):
