@@ -237,7 +237,7 @@ class Exporter:
         """Use `plan` from now on."""
         budget = self._config.settings.budget
         self._set_demands(plan)
-        self._self_metrics.initialize(plan, self._lists)
+        self._self_metrics.initialize(plan, self._lists, self._budgets.rate_limits())
         self._record_lists(plan)
         self._fetch_log.log_lists(plan)
         self._scheduler.set_queries(plan.queries, self._clients, budget.concurrency)

@@ -16,7 +16,7 @@ from prometheus_client import (
 from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
-from braze_exporter.braze.calls import CallEvent
+from braze_exporter.braze.calls import CallEvent, RateLimitHeaders
 from braze_exporter.braze.errors import Reason
 from braze_exporter.braze.kinds import SeriesKind
 from braze_exporter.braze.lists import ListEndpoint
@@ -119,19 +119,29 @@ class SelfMetrics:
         # Rendered when the lists change instead of at each scrape, since there is a sample for each configured subject.
         self._unlisted = self._render_unlisted({})
 
-    def initialize(self, plan: Plan, lists: Mapping[str, Sequence[ListEndpoint]]) -> None:
+    def initialize(
+        self,
+        plan: Plan,
+        lists: Mapping[str, Sequence[ListEndpoint]],
+        rate_limits: Mapping[tuple[str, str], RateLimitHeaders],
+    ) -> None:
         """Create the series of all endpoints, pools and reasons, and remove those of removed workspaces.
 
-        The endpoints are those of the kinds in `plan` and of `lists`, the lists to read by workspace name.
+        The endpoints are those of the kinds in `plan` and of `lists`, the lists to read by workspace name. New
+        workspaces start with their `rate_limits`, by the names of workspace and pool, since no calls are made at the
+        reserve.
         """
         queries: Sequence[Query | Selector] = [*plan.queries, *plan.selectors]
         self.kinds = tuple(dict.fromkeys((query.workspace, query.kind) for query in queries))
         with self._lock:
             known = {workspace for workspace, _ in self.kinds}
-            removed, self._workspaces = self._workspaces - known, known
-            for name in removed:
+            before, self._workspaces = self._workspaces, known
+            for name in before - known:
                 for metric in self._workspace_metrics:
                     metric.remove_by_labels({"workspace": name})
+            for (name, pool), rate_limit in rate_limits.items():
+                if name in known - before:
+                    self._record_rate_limit(name, pool, rate_limit)
         for workspace, kind in self.kinds:
             self._revision_delay.labels(workspace, kind.section)
         endpoints: list[tuple[str, Endpoint]] = [*self.kinds]
@@ -218,13 +228,16 @@ class SelfMetrics:
         self._duration.labels(call.workspace, call.path).observe(call.seconds)
         if call.reason is not None:
             self._requests_failed.labels(call.workspace, call.path, call.reason).inc()
+        self._record_rate_limit(call.workspace, call.pool, call.rate_limit_headers)
+
+    def _record_rate_limit(self, workspace: str, pool: str, headers: RateLimitHeaders) -> None:
         for metric, value in (
-            (self._rate_limit, call.rate_limit_headers.limit),
-            (self._rate_limit_remaining, call.rate_limit_headers.remaining),
-            (self._rate_limit_reset, call.rate_limit_headers.reset),
+            (self._rate_limit, headers.limit),
+            (self._rate_limit_remaining, headers.remaining),
+            (self._rate_limit_reset, headers.reset),
         ):
             if value is not None:
-                metric.labels(call.workspace, call.pool).set(value)
+                metric.labels(workspace, pool).set(value)
 
     def count_deferred(self, workspace: str, endpoint: Endpoint) -> None:
         """Count a request that was due but deferred, if its workspace is still in the plan."""

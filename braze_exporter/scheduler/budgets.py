@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
+from braze_exporter.braze.calls import RateLimitHeaders
 from braze_exporter.braze.pools import Endpoint, Pool
 from braze_exporter.scheduler.admission import Admission, KeyBudget
 from braze_exporter.scheduler.circuit_breaker import StartCircuitBreaker
@@ -164,6 +165,16 @@ class Budgets:
                 self._record_call()
         if has_new and self._request_write is not None:
             _wait_for_write(self._request_write())  # before the first call
+
+    def rate_limits(self) -> dict[tuple[str, str], RateLimitHeaders]:
+        """Return the current rate limits by the names of workspace and pool, also those from the state file."""
+        with self._lock:
+            now, wall = self._monotonic(), self._wall()
+            return {
+                (key.workspace, pool): limiter.rate_limit(now, wall)
+                for key in self._demands
+                for pool, limiter in self._admissions[key].budget.limiters.items()
+            }
 
     def _combine_demands(self) -> bool:
         """Apply the demands, and return whether a pool is new."""

@@ -7,7 +7,7 @@ of the monotonic clock.
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from braze_exporter.braze.calls import RateLimitInfo
+from braze_exporter.braze.calls import RateLimitHeaders, RateLimitInfo
 from braze_exporter.braze.pools import LISTS_POOL, Pool
 from braze_exporter.scheduler.backoff import backoff_seconds
 from braze_exporter.scheduler.circuit_breaker import BreakerCall, CircuitBreaker, Decision
@@ -131,6 +131,12 @@ class RateLimiter:
         if row.remaining is not None and resets_in is not None:
             self._remaining, self._resets_at = row.remaining, now + resets_in
         self._reported_until = self._paused_until(now)
+
+    def rate_limit(self, now: float, wall: float) -> RateLimitHeaders:
+        """Return the limit, the remaining calls and the reset of Braze's current window, without values if unknown."""
+        if self._remaining == float("inf") or now >= self._resets_at:
+            return RateLimitHeaders()
+        return RateLimitHeaders(self._limit, max(0.0, self._remaining), wall + self._resets_at - now)
 
     def to_row(self, url: str, key_digest: str, now: float, wall: float) -> BudgetRow:
         """Return the state as a row of the state file."""

@@ -224,6 +224,8 @@ def test_stop_survives_restart(rig: RestartRig, fault: str) -> None:
             rig.scrape(exporter)
             (workspace,) = exporter.snapshot().active_workspaces.values()
             assert workspace.admission.status().pauses["default"].reason.name == fault.upper()
+            page = MetricsPage(b"".join(exporter.render(openmetrics=False)).decode())
+            assert page.value("braze_api_rate_limit_remaining") == (0 if fault == "reserve" else None)
         rig.clock.advance(149)
     assert rig.calls == 1
     rig.braze.clear_faults()
