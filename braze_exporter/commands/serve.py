@@ -40,8 +40,6 @@ _log = logging.getLogger(__name__)
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Serve the metrics of a config until SIGTERM or SIGINT, and return the exit code."""
-    if hasattr(signal, "SIGHUP"):  # a SIGHUP stays pending until a reload is possible
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     logs.configure_logging(options.log_level, options.log_format)
     config = read_config(options.config_file, environ)
     build_plan(config)  # reports problems of the config before the wait for the state file
