@@ -14,9 +14,10 @@ from braze_exporter.braze.metric_group import MetricGroup, partial_group
 from braze_exporter.braze.pools import CAMPAIGNS_POOL, DEFAULT_POOL, LISTS_POOL, Pool
 
 UTC = ZoneInfo("UTC")
-# Source: Braze's pages on the series endpoints. `length` is from 1 to 100 units, for Canvases from 1 to 14.
+# Source: Braze's pages on the series endpoints. `length` is from 1 to 100 units, for Canvases from 1 to 14, but another
+# client reports that Braze rejects more than 13 days of a Canvas.
 MAX_LENGTH = 100
-_MAX_CANVAS_LENGTH = 14
+_MAX_CANVAS_LENGTH = 13
 # The minimum refresh intervals of kinds that Braze computes once a day, and of kinds with a small pool.
 _DAILY_REFRESH_SECONDS = 3_600.0
 _SMALL_POOL_REFRESH_SECONDS = 900.0

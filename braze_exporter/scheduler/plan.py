@@ -105,12 +105,12 @@ def build_plan(config: Config) -> Plan:
     ]
     for _, kind, entry in entries:
         unit, max_length = entry.spec.query_spec.unit, kind.max_length
-        if query_length(unit, _settle_seconds(settings, kind, entry.spec)) > max_length:
+        newest = newest_length(unit, _settle_seconds(settings, kind, entry.spec))
+        if newest > max_length:
             text = f"is too long; Braze returns at most {max_length} {unit}s, so the maximum is"
             path = (*entry.path, "settle") if entry.spec.settle else ("settle", unit)
             problems.append((path, f"{text} {max_length - MARGIN_BUCKETS}{unit[0]}"))
             continue
-        newest = newest_length(unit, _settle_seconds(settings, kind, entry.spec))
         limit = (max_length - newest + 1) * unit.seconds
         if _refresh_seconds(settings, kind, entry.spec) >= limit:
             text = f"is too long; Braze returns at most {max_length} {unit}s, so counts would be lost; set less than"
@@ -219,7 +219,7 @@ def _build_queries(settings: Settings, workspace: Workspace, kind: SeriesKind, e
             refresh_seconds=refresh,
             settle_seconds=settle,
             max_age_seconds=_max_age_seconds(settings, entry, refresh),
-            length=query_length(query_spec.unit, settle),
+            length=min(query_length(query_spec.unit, settle), kind.max_length),
             zone=workspace.timezone or UTC,
             baseline_weeks=entry.baseline.weeks if entry.baseline is not None else 0,
             channels=query_spec.channels,

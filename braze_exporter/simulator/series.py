@@ -19,7 +19,7 @@ from braze_exporter.simulator.request import Request
 from braze_exporter.simulator.times import DayFormat, HourFormat, days_until, hours_of, hours_until
 from braze_exporter.simulator.traffic import Counts
 
-_MAX_CANVAS_LENGTH = 14
+_MAX_CANVAS_LENGTH = 13
 # Braze detects uninstalls with silent push notifications, which it sends at night.
 _UNINSTALLS_DELAY = timedelta(hours=3)
 _MAU_TIME_UTC = time(12, 5)

@@ -181,20 +181,20 @@ def test_each_kind_sends_documented_parameters() -> None:
         ("/kpi/dau/data_series", (("length", "14"),)),
         ("/kpi/mau/data_series", (("length", "14"),)),
         ("/campaigns/data_series", (("campaign_id", CAMPAIGN.id), ("length", "14"))),
-        ("/canvas/data_series", (("canvas_id", CANVAS.id), ("include_step_breakdown", "true"), ("length", "14"))),
+        ("/canvas/data_series", (("canvas_id", CANVAS.id), ("include_step_breakdown", "true"), ("length", "13"))),
     }
     assert canvas.params["ending_at"] == datetime.fromtimestamp(NOW - 60, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def test_canvas_request_length_is_limited() -> None:
-    """After an outage of weeks, a Canvas query requests 14 days and a campaign query requests all missed days."""
+    """After an outage of weeks, a Canvas query requests 13 days and a campaign query requests all missed days."""
     with run_every_kind() as (exporter, _):
         exporter.scrape()
         exporter.braze.reset()
         exporter.clock.advance(30 * DAY)
         exporter.scrape()
         lengths = {request.path: request.params["length"] for request in exporter.braze.requests}
-    assert (lengths["/canvas/data_series"], lengths["/campaigns/data_series"]) == ("14", "44")
+    assert (lengths["/canvas/data_series"], lengths["/campaigns/data_series"]) == ("13", "44")
 
 
 def test_plan_accounts_for_every_pool() -> None:

@@ -165,7 +165,7 @@ def test_discover_accepts_config_without_sections(braze: tuple[FaultInjectingBra
     done = run_discover(write_file(tmp_path / "daily.yaml", head + "    timezone: UTC\nsettle: {day: 20d}\n"))
     assert done.returncode == 0
     canvas_id = "bbbbbbbb-0000-0000-0000-000000000001"
-    reason = "settle.day is too long; Braze returns at most 14 days, so the maximum is 11d"
+    reason = "settle.day is too long; Braze returns at most 13 days, so the maximum is 10d"
     assert [line for line in done.stdout.splitlines() if reason in line] == [
         f"      # - canvas: {canvas_id}  # Onboarding [a, b, c, d, e, …]; edited 2026-03-02; {reason}"
     ]
