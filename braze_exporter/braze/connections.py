@@ -37,7 +37,7 @@ class _HTTPConnection(urllib3.connection.HTTPConnection):
         Errors of the connection's proxy are raised as `ProxyConnectionError`.
         """
         connected: Future[None] = Future()
-        arguments = (connected, copy_context().run, super().connect)
+        arguments = (connected, copy_context().run, self._connect)
         threading.Thread(target=_settle, args=arguments, name="connect", daemon=True).start()
         try:
             connected.result(remaining_seconds())
@@ -51,6 +51,15 @@ class _HTTPConnection(urllib3.connection.HTTPConnection):
             if isinstance(error, TimeoutError):
                 raise urllib3.exceptions.ConnectTimeoutError(self, "Connection timed out") from error
             raise
+
+    def _connect(self) -> None:
+        try:
+            super().connect()
+        except urllib3.exceptions.NameResolutionError:
+            if ":" not in self.host:  # a name, not an IPv6 address
+                raise
+            cause = OSError(errno.EAFNOSUPPORT, "this machine has no IPv6")
+            raise urllib3.exceptions.NewConnectionError(self, str(cause)) from cause
 
 
 def _settle(future: Future[None], run: Callable[[Callable[[], None]], None], work: Callable[[], None]) -> None:

@@ -11,6 +11,7 @@ import pytest
 import response_faults
 import transfer_faults
 import trustme
+import urllib3.util.connection
 from fault_injection import Fault
 from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
@@ -177,12 +178,17 @@ def test_slow_response_times_out(fault: Fault) -> None:
     assert page.value("braze_query_up", event="signup") == 1
 
 
-def test_unknown_host_is_dns_failure() -> None:
-    """An unknown host is a DNS failure, and a port without a listener is a connection failure."""
+def test_unknown_host_is_dns_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unknown host is a DNS failure; a port without a listener and a missing IPv6 are connection failures."""
     with running_exporter("{event: purchase}", shop()) as exporter:
         url = exporter.url
     assert failure_reason(url) is Reason.CONNECTION
     assert failure_reason("https://rest.iad-99.braze.invalid") is Reason.DNS
+    monkeypatch.setattr(urllib3.util.connection, "HAS_IPV6", False)  # which urllib3 finds out when it is imported
+    for address in ("http://[::1]:9", "https://[2001:db8::1]"):
+        failure = request_failure(address)
+        assert failure is not None
+        assert (failure.reason, failure.detail) == (Reason.CONNECTION, "connection failed: this machine has no IPv6")
 
 
 def test_untrusted_certificate_is_tls_failure() -> None:
@@ -202,14 +208,21 @@ def test_untrusted_certificate_is_tls_failure() -> None:
 
 def failure_reason(url: str, ca_bundle: str | None = None) -> Reason | None:
     """Send one request to a URL and return the reason of its failure, or None."""
+    failure = request_failure(url, ca_bundle)
+    return failure.reason if failure is not None else None
+
+
+def request_failure(url: str, ca_bundle: str | None = None) -> BrazeError | None:
+    """Send one request to a URL and return its failure, or None."""
     with contextlib.closing(open_session(1, ca_bundle)) as session:
         transport = Transport(session, url, lambda: KEY, monotonic=time.monotonic)
         try:
             received = transport.get("/events/data_series", {"event": "purchase", "length": "1"})
         except BrazeError as error:
             assert KEY not in str(error)
-            return error.reason
-    return None if received.status == 200 else Reason.UNEXPECTED_STATUS
+            return error
+    assert received.status == 200
+    return None
 
 
 def test_redirect_is_not_followed() -> None:

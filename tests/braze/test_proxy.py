@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+import urllib3.util.connection
 from certificates import Pki
 from raw_server import raw_server, route
 from support import KEY, free_port
@@ -67,12 +68,18 @@ def test_failing_response_to_connect_is_proxy_failure(case: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_unreachable_proxy_is_proxy_failure(scheme: str) -> None:
-    """A proxy whose port is closed or whose name is unknown is a failure of the proxy, not of Braze's host."""
+def test_unreachable_proxy_is_proxy_failure(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy whose port is closed or whose name is unknown is a failure of the proxy, not of Braze's host.
+
+    So is the address of a proxy that the machine cannot reach.
+    """
     address = f"{scheme}://user:password@127.0.0.1:{free_port()}"
     assert proxied_failure(address) == (Reason.PROXY, "proxy connection failed: Connection refused")
     address = f"{scheme}://user:password@proxy.invalid:8080"
     assert proxied_failure(address) == (Reason.PROXY, "host name of the proxy could not be resolved")
+    monkeypatch.setattr(urllib3.util.connection, "HAS_IPV6", False)
+    address = f"{scheme}://user:password@[::1]:8080"
+    assert proxied_failure(address) == (Reason.PROXY, "proxy connection failed: this machine has no IPv6")
 
 
 def test_untrusted_proxy_is_proxy_failure() -> None:
