@@ -11,7 +11,7 @@ from braze_exporter.scheduler.list_refresh import ListState
 from braze_exporter.scheduler.plan import ConfiguredSubject, Plan, SelectionResult
 from braze_exporter.web.status_messages import Level, StatusMessage, TimeFormatter, failure_message, retry_message
 
-# The maximum number of unlisted subjects that are named.
+# The maximum number of unlisted subjects, and of selectors without items, that are named.
 MAX_NAMED = 3
 
 
@@ -41,7 +41,7 @@ def list_messages(
             for item in failing_lists
         ),
         *(_suspect_list_message(item) for item in lists if item.is_suspect),
-        *(_selection_message(kind, selections.get(kind)) for kind in selectors),
+        *(message for kind in selectors for message in _selection_messages(kind, selections.get(kind))),
         *_unlisted_messages(
             [
                 subject
@@ -85,15 +85,21 @@ def _suspect_list_message(item: ListState) -> StatusMessage:
     return Level.WARNING, f"{text} The previous list is used for an hour."
 
 
-def _selection_message(kind: SeriesKind, selection: SelectionResult | None) -> StatusMessage:
+def _selection_messages(kind: SeriesKind, selection: SelectionResult | None) -> Iterator[StatusMessage]:
+    """Yield how many items the selectors of a kind match, and which selectors match none."""
     what = kind.list_endpoint.item_names if kind.list_endpoint is not None else ("", "")
     if selection is None:
-        return Level.PENDING, f"Selectors of {kind.section} are waiting for Braze's list of {what[1]}."
+        yield Level.PENDING, f"Selectors of {kind.section} are waiting for Braze's list of {what[1]}."
+        return
     listed = pluralize(selection.listed_count, *what)
     text = f"Selectors of {kind.section} match {selection.matched_count:,} of {listed}"
-    if not selection.matched_count:
-        return Level.WARNING, f"{text}."
     if selection.skipped_count:
-        text = f"{text}, {selection.skipped_count:,} skipped"
-        return Level.WARNING, f"{text}. Raise max_queries or budget.share, or match fewer {what[1]}."
-    return Level.OK, f"{text}."
+        remedy = f"Raise max_queries or budget.share, or match fewer {what[1]}."
+        yield Level.WARNING, f"{text}, {selection.skipped_count:,} skipped. {remedy}"
+    elif selection.matched_count:
+        yield Level.OK, f"{text}."
+    for mismatch in selection.mismatches[:MAX_NAMED]:
+        yield Level.WARNING, f"Selector of {kind.section}: {mismatch}."
+    more = len(selection.mismatches) - MAX_NAMED
+    if more > 0:
+        yield Level.WARNING, f"Selectors of {kind.section}: {more:,} more match no item."

@@ -297,9 +297,19 @@ def test_selector_workspace_waits_for_list() -> None:
         exporter.clock.advance(300)
         exporter.scrape()
         assert workspace_messages(exporter) == ["ok", "All 2 queries are up.", f"{selectors} 2 of 2 events."]
+        exporter.apply_config("{regex: 'p.*'}\n" + "\n".join(f"{{regex: 'x{number}'}}" for number in range(5)))
+        exporter.scrape()
+        assert workspace_messages(exporter) == [
+            "warning",
+            *(f'Selector of custom_events: regex "x{n}" matches none of 2 items in Braze\'s list.' for n in range(3)),
+            "Selectors of custom_events: 2 more match no item.",
+            "The only query is up.",
+            f"{selectors} 1 of 2 events.",
+        ]
         exporter.apply_config("{regex: 'x'}")
         read_lists(exporter)
-        assert workspace_messages(exporter) == ["warning", f"{selectors} 0 of 2 events."]
+        mismatch = 'Selector of custom_events: regex "x" matches none of 2 items in Braze\'s list.'
+        assert workspace_messages(exporter) == ["warning", mismatch]
         exporter.braze.inject(response_faults.status(503), path="/events/list")
         exporter.clock.advance(HOUR)
         read_lists(exporter)
@@ -307,7 +317,7 @@ def test_selector_workspace_waits_for_list() -> None:
         assert workspace_messages(exporter) == [
             "error",
             f"{failed}. The previous list is used.",
-            f"{selectors} 0 of 2 events.",
+            mismatch,
         ]
 
 
