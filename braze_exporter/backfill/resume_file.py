@@ -89,6 +89,8 @@ class ResumeFile:
 
     def save(self, chunk: Query, series_list: Sequence[Series]) -> None:
         """Store the series of a response in one transaction. They are kept if the process is killed afterwards."""
+        if not self.is_kept:
+            raise BackfillError(f"{shorten(self._path, 200)} was deleted or replaced")
         connection = self._connection
         with self._translate_errors(), transaction(connection):
             key = (_query_key(chunk),)
@@ -132,6 +134,13 @@ class ResumeFile:
                 return
             yield from (Point(start, value) for start, value in rows)
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether the file is still at its path, so that the next run can use it."""
+        with contextlib.suppress(OSError):
+            return os.path.samestat(self._path.lstat(), self._status)
+        return False
+
     def close(self) -> None:
         """Close the file."""
         with self._lock:
@@ -140,8 +149,8 @@ class ResumeFile:
     def remove(self) -> None:
         """Close and delete the file, unless it was deleted or replaced by another file since it was opened."""
         self.close()
-        with self._translate_errors(), contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(self._path.lstat(), self._status):
+        if self.is_kept:
+            with self._translate_errors():
                 self._path.unlink()
 
     def _check_type(self) -> None:

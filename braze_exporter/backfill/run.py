@@ -74,6 +74,8 @@ def run_backfill(
 
         def describe_saved() -> str:
             calls = f"{done + reader.response_count:,} of {pluralize(total, 'call', 'calls')}"
+            if not resume_file.is_kept:
+                return f"The responses to {calls} are lost"
             path = shorten(request.resume_path, 200)
             return f"The responses to {calls} are saved in {path}; run the same command again to resume"
 

@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,6 +157,28 @@ def test_output_created_meanwhile_is_kept(
     assert message.splitlines()[-1].startswith(f"{created}{saved}")
     assert output.read_bytes() == b"precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "history.om", "history.om.partial"]
+
+
+def test_deleted_directory_ends_backfill(
+    braze: tuple[FaultInjectingBraze, Server], command: tuple[str, ...], tmp_path: Path
+) -> None:
+    """If the directory of the output is deleted, the backfill ends with a line that says that nothing is saved."""
+    directory = tmp_path / "deleted"
+    directory.mkdir()
+    braze[0].inject(transfer_faults.delay(0.01), times=15)
+    braze[0].inject(transfer_faults.hold())
+    with start_program(*command, f"--output={directory}/history.om") as process:
+        braze[0].wait_for(25)
+        shutil.rmtree(directory)
+        braze[0].clear_faults()
+        _, message = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert re.fullmatch(
+        rf"{directory}/history\.om\.partial was deleted or replaced\. "
+        rf"The responses to \d+ of {CALLS} calls are lost",
+        message.splitlines()[-1],
+    )
+    assert not directory.exists()
 
 
 def test_backfill_prints_instructions(command: tuple[str, ...], tmp_path: Path) -> None:
