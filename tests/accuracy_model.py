@@ -22,9 +22,9 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 from support import HOUR, IOS, NEW_YORK, Clock
+from wsgi_server import Disconnect
 
 from braze_exporter.braze.kinds import Unit
-from braze_exporter.simulator.reply import Disconnect
 
 EVENTS = ("purchase", "signup")
 # Each occurrence has one of these sources. The count without an app is the sum of both.

@@ -30,13 +30,13 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from simulated_braze import FaultInjectingBraze
 from support import SavedCounters
+from wsgi_server import serve
 
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.metrics.baseline import Baseline
 from braze_exporter.scheduler.query_state import Refresh
 from braze_exporter.simulator.demo_config import ZONE
-from braze_exporter.simulator.server import serve
 from braze_exporter.simulator.traffic import Traffic, TrafficShape
 from braze_exporter.state.counter_state import CounterKey
 from braze_exporter.state.state_file import open_state_file

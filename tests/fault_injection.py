@@ -8,7 +8,9 @@ from functools import wraps
 from threading import Condition
 from typing import NamedTuple, ParamSpec
 
-from braze_exporter.simulator.reply import Disconnect, Reply
+from wsgi_server import Disconnect
+
+from braze_exporter.simulator.reply import Reply
 from braze_exporter.simulator.request import Request
 
 

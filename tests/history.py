@@ -7,6 +7,7 @@ from concurrent.futures import wait
 
 import simulated_braze
 from support import HOUR, Clock, Labels, MetricsPage, wait_until
+from wsgi_server import serve
 
 from braze_exporter.braze import transport
 from braze_exporter.config.loading import load_config
@@ -14,7 +15,6 @@ from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator import demo_config
 from braze_exporter.simulator.demo_config import KEY, KEY_VARIABLE, ZONE
-from braze_exporter.simulator.server import serve
 from braze_exporter.simulator.traffic import DEMO, Counts
 
 

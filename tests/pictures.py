@@ -16,11 +16,11 @@ import response_faults
 import simulated_braze
 from browser import Browser, chromium
 from support import Program, wait_until, write_file
+from wsgi_server import serve
 
 from braze_exporter.simulator import demo_config
 from braze_exporter.simulator.application import UnknownEvent
 from braze_exporter.simulator.demo_config import KEY, KEY_VARIABLE
-from braze_exporter.simulator.server import serve
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs/images"

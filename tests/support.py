@@ -27,6 +27,7 @@ from zoneinfo import ZoneInfo
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 from simulated_braze import FaultInjectingBraze
+from wsgi_server import Server, serve
 
 from braze_exporter.braze import transport
 from braze_exporter.braze.metric_group import MetricGroup
@@ -39,7 +40,6 @@ from braze_exporter.scheduler.budgets import Budgets, Demand, WorkspaceKey
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.scheduler.rate_limiter import PoolBudget
 from braze_exporter.simulator.request import Request
-from braze_exporter.simulator.server import Server, serve
 from braze_exporter.simulator.traffic import Counts
 from braze_exporter.state.changes import StateChanges
 from braze_exporter.state.state_file import StateFile

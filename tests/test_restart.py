@@ -31,13 +31,13 @@ from support import (
     workspace_yaml,
     write_file,
 )
+from wsgi_server import Server
 
 from braze_exporter.braze.transport import open_session
 from braze_exporter.config.loading import load_config
 from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator.inventory import SHOP_INVENTORY
-from braze_exporter.simulator.server import Server
 from braze_exporter.simulator.traffic import DEMO, Counts, Traffic, TrafficShape
 from braze_exporter.state.state_file import open_state_file
 from braze_exporter.web.status_response import read_status_response

@@ -19,6 +19,7 @@ import pytest
 import response_faults
 import transfer_faults
 import trustme
+import wsgi_server
 from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
 from support import (
@@ -35,8 +36,6 @@ from support import (
     workspace_item_yaml,
     write_file,
 )
-
-from braze_exporter.simulator import server as simulator_server
 
 pytestmark = pytest.mark.no_cover
 
@@ -85,11 +84,11 @@ def test_key_is_in_no_output_of_a_full_run(form: str, tmp_path: Path) -> None:
     """The key is in no output through all faults, an unknown host, untrusted TLS, all pages, reloads and signals."""
     with (
         running_braze(RecordedCounts(events=NAMES)) as (braze, _),
-        simulator_server.serve(braze, tls=untrusted()) as secure,
+        wsgi_server.serve(braze, tls=untrusted()) as secure,
         contextlib.ExitStack() as stack,
     ):
         # With one url the workspaces would share the key state.
-        urls = {name: stack.enter_context(simulator_server.serve(braze)).url for name in FAULTS}
+        urls = {name: stack.enter_context(wsgi_server.serve(braze)).url for name in FAULTS}
         items = "".join(workspace_item_yaml(urls[name], f'{{event: "{name}"}}', name=f'"{name}"') for name in FAULTS)
         items += workspace_item_yaml("https://rest.iad-99.braze.invalid", "{event: purchase}", name="nowhere")
         items += workspace_item_yaml(secure.url, "{event: purchase}", name="untrusted")
@@ -281,7 +280,7 @@ def test_environment_proxy_is_used_and_sees_no_key(tmp_path: Path) -> None:
     write_file(tmp_path / ".netrc", "machine rest.braze.test login someone password else\n")
     braze = FaultInjectingBraze(key=KEY, traffic=RecordedCounts(events=NAMES), clock=Clock().wall, zone=NEW_YORK)
     path = write_config(workspace_item_yaml("https://rest.braze.test", "{event: purchase}\n{event: signup}"), tmp_path)
-    with simulator_server.serve(braze, tls=context) as server, proxy(server.port) as (port, seen):
+    with wsgi_server.serve(braze, tls=context) as server, proxy(server.port) as (port, seen):
         environment = {
             "HOME": str(tmp_path),
             "NETRC": str(tmp_path / ".netrc"),

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from fault_injection import Exchange, Fault, with_name
+from wsgi_server import Disconnect
 
-from braze_exporter.simulator.reply import Disconnect, Reply
+from braze_exporter.simulator.reply import Reply
 
 _MEGABYTE = 1_000_000
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"

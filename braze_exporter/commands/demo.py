@@ -11,8 +11,8 @@ from braze_exporter.commands.serve import run_exporter
 from braze_exporter.config.loading import load_config
 from braze_exporter.config.values import is_loopback
 from braze_exporter.simulator import demo_config
-from braze_exporter.simulator import server as simulator_server
 from braze_exporter.simulator.demo_config import KEY, KEY_VARIABLE
+from braze_exporter.simulator.server import start_server
 from braze_exporter.web import listening
 
 
@@ -28,16 +28,15 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     except listening.ListenError as error:
         return fail(f"{error}; choose another address with --web.listen-address")
     try:
-        running = simulator_server.serve(demo_config.build_demo_braze(time.time), host, port)
+        url = start_server(demo_config.build_demo_braze(time.time), host, port)
     except OSError as error:
         for listener in listeners:
             listener.close()
         problem = listening.ListenError(options.braze_address, error)
         return fail(f"{problem}; choose another address with --braze.listen-address")
-    with running:
-        config = load_config(demo_config.build_config(running.url), "demo", {KEY_VARIABLE: KEY})
-        print(_welcome_text(running.url, options.web_addresses[0], listeners[0].getsockname()[1]), flush=True)
-        return run_exporter(config, listeners, None, environ, timeout_offset_seconds=DEFAULT_TIMEOUT_OFFSET_SECONDS)
+    config = load_config(demo_config.build_config(url), "demo", {KEY_VARIABLE: KEY})
+    print(_welcome_text(url, options.web_addresses[0], listeners[0].getsockname()[1]), flush=True)
+    return run_exporter(config, listeners, None, environ, timeout_offset_seconds=DEFAULT_TIMEOUT_OFFSET_SECONDS)
 
 
 def _welcome_text(braze_url: str, address: str, port: int) -> str:

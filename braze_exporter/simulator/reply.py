@@ -1,18 +1,9 @@
-"""The responses of the simulated Braze: a `Reply`, or a broken connection (`Disconnect`)."""
+"""The responses of the simulated Braze."""
 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from http.client import responses
-
-
-class Disconnect(Exception):  # noqa: N818 - an instruction to the server, not an error
-    """Raised to close the connection: with a TCP reset, or regularly if `reset` is false."""
-
-    def __init__(self, *, reset: bool = True) -> None:
-        """Create the exception. `reset` selects how the connection is closed."""
-        super().__init__()
-        self.reset = reset
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,7 @@ from backfills import SETTLED, backfill_arguments, samples, start_program, unfil
 from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
 from support import KEY, run_program, running_braze, workspace_yaml, write_file
-
-from braze_exporter.simulator.server import Server
+from wsgi_server import Server
 
 # Command-line values: a span of several months up to yesterday, which takes `CALLS` calls.
 YESTERDAY = datetime.fromtimestamp(time.time() - 86_400, UTC).replace(hour=12, minute=0, second=0, microsecond=0)

@@ -29,11 +29,11 @@ from support import (
     workspace_item_yaml,
     write_file,
 )
+from wsgi_server import serve
 
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.transport import Timeouts, Transport, open_session
 from braze_exporter.simulator.reply import Reply
-from braze_exporter.simulator.server import serve
 
 REDIRECT_TARGET = "http://127.0.0.1:9/elsewhere"
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
 from support import KEY, NEW_YORK, NOW, VIP, run_program, running_braze, workspace_item_yaml, workspace_yaml, write_file
+from wsgi_server import Server
 
 from braze_exporter.backfill import context
 from braze_exporter.braze import transport
@@ -27,7 +28,6 @@ from braze_exporter.config.yaml_scalar import quote_scalar
 from braze_exporter.scheduler.list_reader import ListResult
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory, Segment
-from braze_exporter.simulator.server import Server
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = [ROOT / "config.example.yaml", *sorted((ROOT / "tests/config/good").glob("*.yaml"))]

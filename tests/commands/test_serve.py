@@ -36,9 +36,9 @@ from support import (
     workspace_yaml,
     write_file,
 )
+from wsgi_server import Server
 
 from braze_exporter.simulator import demo_config
-from braze_exporter.simulator.server import Server
 from braze_exporter.state.errors import StateFileError
 from braze_exporter.state.state_file import open_state_file
 
@@ -678,12 +678,15 @@ def test_demo_runs_without_account() -> None:
 
 
 def test_demo_prints_port_that_system_chose() -> None:
-    """With port 0, `demo` prints the port on which it listens."""
-    with Program.start(["demo", "--web.listen-address=127.0.0.2:0"]) as program:
+    """With port 0, `demo` prints the ports on which it listens, by IPv4 or IPv6."""
+    with Program.start(["demo", "--web.listen-address=127.0.0.2:0", "--braze.listen-address=[::1]:0"]) as program:
         wait_until(lambda: "Status page:" in program.output, "the address is printed")
         printed = re.search(r"Status page: +http://127\.0\.0\.2:(\d+)\n", program.output)
         assert printed is not None
         socket.create_connection(("127.0.0.2", int(printed[1])), 5).close()
+        printed = re.search(r"Simulated Braze: +http://\[::1\]:(\d+)\n", program.output)
+        assert printed is not None
+        socket.create_connection(("::1", int(printed[1])), 5).close()
 
 
 def test_demo_braze_accepts_printed_key() -> None:

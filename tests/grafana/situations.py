@@ -20,6 +20,7 @@ from history import Release
 from servers import Prometheus, backfill, running_prometheus
 from simulated_braze import FaultInjectingBraze, build_demo_braze_with_faults
 from support import HOUR, Clock, Labels, MetricsPage, free_port, wait_until
+from wsgi_server import serve
 
 from braze_exporter.braze import transport
 from braze_exporter.config.loading import Config, load_config
@@ -30,7 +31,6 @@ from braze_exporter.scheduler.plan import Plan, build_plan
 from braze_exporter.simulator import demo_config
 from braze_exporter.simulator.demo_config import KEY, KEY_VARIABLE, ZONE
 from braze_exporter.simulator.inventory import SHOP_INVENTORY, Campaign
-from braze_exporter.simulator.server import serve
 from braze_exporter.simulator.traffic import DEMO, Traffic, TrafficShape
 
 STEP = 300

@@ -28,6 +28,7 @@ from support import (
     running_exporter,
     workspace_yaml,
 )
+from wsgi_server import Server
 
 from braze_exporter.braze.transport import open_session
 from braze_exporter.config.loading import load_config
@@ -35,7 +36,6 @@ from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory
 from braze_exporter.simulator.reply import Reply
-from braze_exporter.simulator.server import Server
 from braze_exporter.state.state_file import open_state_file
 
 LATEST = "braze_custom_events_hourly_latest"

@@ -37,13 +37,13 @@ from support import (
     workspace_yaml,
     write_file,
 )
+from wsgi_server import serve
 
 from braze_exporter.braze.query import Query
 from braze_exporter.config.loading import load_config
 from braze_exporter.metrics.self_families import REVISION_DELAY
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory
-from braze_exporter.simulator.server import serve
 
 pytestmark = pytest.mark.no_cover
 

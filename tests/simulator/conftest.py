@@ -12,8 +12,7 @@ import pytest
 import requests
 from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
-
-from braze_exporter.simulator.server import Server, serve
+from wsgi_server import Server, serve
 
 NOW = 1_728_912_000  # 2024-10-14T13:20:00Z, 09:20 in New York
 

@@ -9,9 +9,9 @@ import requests
 import transfer_faults
 from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
+from wsgi_server import Server
 
 from braze_exporter.simulator.application import UnknownEvent
-from braze_exporter.simulator.server import Server
 from braze_exporter.simulator.times import DayFormat, HourFormat
 
 RequestSeries = Callable[..., requests.Response]

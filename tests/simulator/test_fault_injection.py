@@ -18,9 +18,7 @@ import response_faults
 import transfer_faults
 from fault_injection import Exchange, Fault
 from simulated_braze import FaultInjectingBraze
-
-from braze_exporter.simulator.reply import Disconnect
-from braze_exporter.simulator.server import Server
+from wsgi_server import Disconnect, Server
 
 RequestSeries = Callable[..., requests.Response]
 

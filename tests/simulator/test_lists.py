@@ -9,9 +9,9 @@ import requests
 import response_faults
 from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
+from wsgi_server import Server
 
 from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory, Segment
-from braze_exporter.simulator.server import Server
 from braze_exporter.simulator.traffic import DEMO
 
 Get = Callable[..., requests.Response]

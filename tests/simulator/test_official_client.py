@@ -12,9 +12,9 @@ from zoneinfo import ZoneInfo
 import pytest
 from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
+from wsgi_server import serve
 
 from braze_exporter.simulator.application import UnknownEvent
-from braze_exporter.simulator.server import serve
 from braze_exporter.simulator.times import DayFormat, HourFormat
 
 pytest.importorskip("braze_mcp", reason="Braze's own client is not installed, see above")

@@ -18,9 +18,7 @@ import trustme
 from fault_injection import Fault
 from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
-
-from braze_exporter.simulator.reply import Disconnect
-from braze_exporter.simulator.server import Server, serve
+from wsgi_server import Disconnect, Server, serve
 
 RequestSeries = Callable[..., requests.Response]
 

@@ -18,8 +18,8 @@ from certificates import Pki
 from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
 from support import MAX_STOP_SECONDS, MetricsPage, Program, running_braze, workspace_yaml, write_file
+from wsgi_server import Server
 
-from braze_exporter.simulator.server import Server
 from braze_exporter.web.acceptor import HARD_MAX_CONNECTIONS
 from braze_exporter.web.server import MAX_WAITING_SCRAPES
 
