@@ -14,12 +14,12 @@ from tempfile import TemporaryDirectory
 import graphs
 import response_faults
 import simulated_braze
+from braze_variants import UnknownEvent
 from browser import Browser, chromium
 from support import Program, wait_until, write_file
 from wsgi_server import serve
 
 from braze_exporter.simulator import demo_config
-from braze_exporter.simulator.application import UnknownEvent
 from braze_exporter.simulator.demo_config import KEY, KEY_VARIABLE
 
 ROOT = Path(__file__).parents[1]

@@ -5,21 +5,21 @@ from http import HTTPStatus
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
+from braze_variants import UnknownEvent, VariableBraze
 from fault_injection import Fault, FaultInjector, FaultTarget
 from request_log import LoggedBody, RequestLog
 
-from braze_exporter.simulator.application import SimulatedBraze, UnknownEvent
 from braze_exporter.simulator.demo_config import KEY, ZONE
 from braze_exporter.simulator.reply import status_phrase
 from braze_exporter.simulator.request import Request
 from braze_exporter.simulator.traffic import DEMO
 
 
-class FaultInjectingBraze(SimulatedBraze):
+class FaultInjectingBraze(VariableBraze):
     """A simulated Braze with fault injection and a log of its requests."""
 
-    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - the arguments of `SimulatedBraze`
-        """Simulate a workspace as `SimulatedBraze` does, without faults and with an empty log."""
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - the arguments of `VariableBraze`
+        """Simulate a workspace as `VariableBraze` does, without faults and with an empty log."""
         super().__init__(**settings)
         self._request_log = RequestLog()
         self._faults = FaultInjector()

@@ -19,11 +19,11 @@ import response_faults
 import transfer_faults
 from accuracy_model import EventModel, ExpectedQuery, make_history_generator
 from accuracy_run import COUNTER_QUERIES, DAYS_REFRESH_SECONDS, AccuracyRun
+from braze_variants import HourFormat
 from fault_injection import Fault
 from support import HOUR
 
 from braze_exporter.braze.kinds import Unit
-from braze_exporter.simulator.times import HourFormat
 
 pytestmark = pytest.mark.no_cover
 

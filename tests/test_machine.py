@@ -17,13 +17,12 @@ import response_faults
 import transfer_faults
 from accuracy_model import EVENTS, SOURCES, EventModel
 from accuracy_run import DAYS_REFRESH_SECONDS, QUERIES, AccuracyRun
+from braze_variants import HourFormat
 from fault_injection import Fault
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support import HOUR
-
-from braze_exporter.simulator.times import HourFormat
 
 MINUTE = 60
 EXAMPLES = int(os.environ.get("ACCURACY_EXAMPLES", "0"))

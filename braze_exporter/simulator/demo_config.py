@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from zoneinfo import ZoneInfo
 
-from braze_exporter.simulator.application import SimulatedBraze, UnknownEvent
+from braze_exporter.simulator.application import SimulatedBraze
 from braze_exporter.simulator.inventory import SHOP_INVENTORY, Campaign, Canvas
 from braze_exporter.simulator.traffic import DEMO
 
@@ -13,7 +13,7 @@ KEY_VARIABLE = "BRAZE_API_KEY"
 ZONE = ZoneInfo("America/New_York")
 
 
-def build_demo_braze(clock: Callable[[], float], unknown_event: UnknownEvent = UnknownEvent.ZEROS) -> SimulatedBraze:
+def build_demo_braze(clock: Callable[[], float]) -> SimulatedBraze:
     """Return the simulated Braze of the demo: an online shop with data for every endpoint."""
     return SimulatedBraze(
         key=KEY,
@@ -24,7 +24,6 @@ def build_demo_braze(clock: Callable[[], float], unknown_event: UnknownEvent = U
         segments=DEMO.segments.values(),
         clock=clock,
         zone=ZONE,
-        unknown_event=unknown_event,
     )
 
 

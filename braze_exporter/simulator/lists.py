@@ -1,4 +1,4 @@
-"""The list endpoints. They follow Braze's documentation; attributes select variants that clients have reported."""
+"""The list endpoints. They follow Braze's documentation."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -14,20 +14,12 @@ _EVENTS_PAGE_SIZE, _DEFAULT_PAGE_SIZE, _PRODUCTS_PAGE_SIZE = 250, 100, 40
 
 
 class ListResponder:
-    """Responds to requests of the list endpoints. Pages are numbered from 0; a page past the end has no items.
-
-    Attributes select variants of behavior and may be changed between requests. `page_size` replaces the documented page
-    size. `omits_empty_key` omits the key of the items if a page has none. If `has_overlapping_pages` is true, every
-    page starts with the last item of the previous one, as if an item had been added between two requests.
-    """
+    """Responds to requests of the list endpoints. Pages are numbered from 0; a page past the end has no items."""
 
     def __init__(self, events: Callable[[], Collection[str]], inventory: Callable[[], Inventory]) -> None:
         """At each request, call `events` for the event names or `inventory` for the other items."""
         self._events = events
         self._inventory = inventory
-        self.page_size: int | None = None
-        self.omits_empty_key = False
-        self.has_overlapping_pages = False
 
     def endpoints(self) -> Mapping[str, SimulatedEndpoint]:
         """Return the endpoints by path."""
@@ -41,11 +33,11 @@ class ListResponder:
 
     def _event_names(self, request: Request) -> object:
         """Respond to GET /events/list with the event names in alphabetical order."""
-        return self._page(request, "events", sorted(self._events()), _EVENTS_PAGE_SIZE)
+        return self.page(request, "events", sorted(self._events()), _EVENTS_PAGE_SIZE)
 
     def _products(self, request: Request) -> object:
         """Respond to GET /purchases/product_list."""
-        return self._page(request, "products", self._inventory().products, _PRODUCTS_PAGE_SIZE)
+        return self.page(request, "products", self._inventory().products, _PRODUCTS_PAGE_SIZE)
 
     def _segments(self, request: Request) -> object:
         """Respond to GET /segments/list, which never has archived segments."""
@@ -53,7 +45,7 @@ class ListResponder:
             {"id": item.id, "name": item.name, "analytics_tracking_enabled": item.is_tracked, "tags": item.tags}
             for item in self._inventory().segments
         ]
-        return self._page(request, "segments", _sorted(request, rows), _DEFAULT_PAGE_SIZE)
+        return self.page(request, "segments", _sorted(request, rows), _DEFAULT_PAGE_SIZE)
 
     def _campaigns(self, request: Request) -> object:
         """Respond to GET /campaigns/list."""
@@ -67,7 +59,7 @@ class ListResponder:
             }
             for item in _without_archived(request, self._inventory().campaigns)
         ]
-        return self._page(request, "campaigns", _sorted(request, rows), _DEFAULT_PAGE_SIZE)
+        return self.page(request, "campaigns", _sorted(request, rows), _DEFAULT_PAGE_SIZE)
 
     def _canvases(self, request: Request) -> object:
         """Respond to GET /canvas/list."""
@@ -75,13 +67,12 @@ class ListResponder:
             {"id": item.id, "name": item.name, "tags": item.tags, "last_edited": item.last_edited}
             for item in _without_archived(request, self._inventory().canvases)
         ]
-        return self._page(request, "canvases", _sorted(request, rows), _DEFAULT_PAGE_SIZE)
+        return self.page(request, "canvases", _sorted(request, rows), _DEFAULT_PAGE_SIZE)
 
-    def _page(self, request: Request, key: str, rows: Sequence[Any], size: int) -> object:
-        page, size = parameters.parse_page(request), self.page_size or size
-        start = page * size
-        items = rows[max(0, start - (self.has_overlapping_pages and start < len(rows))) : start + size]
-        return {"message": "success", **({key: items} if items or not self.omits_empty_key else {})}
+    def page(self, request: Request, key: str, rows: Sequence[Any], size: int) -> object:
+        """Return the page of `rows` that is requested, under `key`."""
+        start = parameters.parse_page(request) * size
+        return {"message": "success", key: rows[start : start + size]}
 
 
 def _sorted(request: Request, rows: Sequence[Any]) -> Sequence[Any]:

@@ -1,8 +1,9 @@
-"""The series endpoints except that of custom events. They follow Braze's documentation and recorded responses.
+"""The series endpoints. They follow Braze's documentation and recorded responses.
 
-The values come from the counts with these names: `sessions`, `purchases`, `purchases/PRODUCT`, `new_users`,
-`uninstalls`, `daily_active_users`, `monthly_active_users` and `segments/ID`. `revenue` and `revenue/PRODUCT` are in
-cents. `campaigns/ID` counts sent messages and `canvases/ID` entries.
+The values of custom events are the counts of `traffic`. The others come from the `series_counts` with these names:
+`sessions`, `purchases`, `purchases/PRODUCT`, `new_users`, `uninstalls`, `daily_active_users`, `monthly_active_users`
+and `segments/ID`. `revenue` and `revenue/PRODUCT` are in cents. `campaigns/ID` counts sent messages and `canvases/ID`
+entries.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -16,7 +17,7 @@ from braze_exporter.simulator import message_rows, parameters
 from braze_exporter.simulator.endpoint import SimulatedEndpoint
 from braze_exporter.simulator.inventory import Inventory
 from braze_exporter.simulator.request import Request
-from braze_exporter.simulator.times import DayFormat, HourFormat, days_until, hours_of, hours_until
+from braze_exporter.simulator.times import days_until, hours_of, hours_until
 from braze_exporter.simulator.traffic import Counts
 
 _MAX_CANVAS_LENGTH = 13
@@ -26,16 +27,20 @@ _MAU_TIME_UTC = time(12, 5)
 
 
 class SimulatedWorkspace(Protocol):
-    """The attributes of the simulated workspace that the series need. They may change between requests."""
+    """What the series need of the simulated workspace. The attributes may change between requests."""
 
     zone: ZoneInfo
     apps: Collection[str]
     segments: Collection[str]
     inventory: Inventory
+    traffic: Counts
     series_counts: Counts
-    hour_format: HourFormat
-    day_format: DayFormat
-    newest_first: bool
+
+    def format_hour(self, start: int) -> str:
+        """Return the time of the hour that starts at `start`."""
+
+    def format_day(self, day: date) -> str:
+        """Return the time of a day."""
 
 
 class SeriesResponder:
@@ -48,6 +53,7 @@ class SeriesResponder:
     def endpoints(self) -> Mapping[str, SimulatedEndpoint]:
         """Return the endpoints by path."""
         result = {
+            "/events/data_series": (DEFAULT_POOL, self._custom_events),
             "/sessions/data_series": (DEFAULT_POOL, self._sessions),
             "/purchases/quantity_series": (LISTS_POOL, self._purchases),
             "/purchases/revenue_series": (LISTS_POOL, self._revenue),
@@ -63,6 +69,12 @@ class SeriesResponder:
             path: SimulatedEndpoint(pool, path.strip("/").replace("/", "."), response)
             for path, (pool, response) in result.items()
         }
+
+    def _custom_events(self, request: Request) -> object:
+        """Respond to GET /events/data_series. For an unknown event, all counts are 0, which Braze does not document."""
+        event = parameters.required_text(request, "event")
+        segment = parameters.parse_identifier(request, "segment_id", self._workspace.segments)
+        return self._count_rows(request, "count", event, segment=segment, counts=self._workspace.traffic)
 
     def _sessions(self, request: Request) -> object:
         """Respond to GET /sessions/data_series."""
@@ -87,7 +99,7 @@ class SeriesResponder:
             request, "segment_id"
         )
         sizes = self._days(request, lambda day: self._constant_value(f"segments/{segment}", day))
-        return self._document([{"time": day, "size": size} for day, size in sizes])
+        return _document([{"time": day, "size": size} for day, size in sizes])
 
     def _new_users(self, request: Request) -> object:
         """Respond to GET /kpi/new_users/data_series."""
@@ -101,9 +113,7 @@ class SeriesResponder:
             detected_at = datetime.combine(day + timedelta(days=1), time(), self._workspace.zone) + _UNINSTALLS_DELAY
             return self._sum("uninstalls", day, request, app) if request.time >= detected_at.timestamp() else 0
 
-        return self._document(
-            [{"time": day, "uninstalls": count} for day, count in self._days(request, count_if_detected)]
-        )
+        return _document([{"time": day, "uninstalls": count} for day, count in self._days(request, count_if_detected)])
 
     def _daily_active_users(self, request: Request) -> object:
         """Respond to GET /kpi/dau/data_series."""
@@ -115,7 +125,7 @@ class SeriesResponder:
         computed = datetime.fromtimestamp(request.time, UTC)
         last = computed.date() if computed.time() >= _MAU_TIME_UTC else computed.date() - timedelta(days=1)
         rows = self._days(request, lambda day: self._constant_value("monthly_active_users", day, app))
-        return self._document([{"time": day, "mau": count} for day, count in rows if day <= last.isoformat()])
+        return _document([{"time": day, "mau": count} for day, count in rows if day <= last.isoformat()])
 
     def _campaign(self, request: Request) -> object:
         """Respond to GET /campaigns/data_series."""
@@ -125,7 +135,7 @@ class SeriesResponder:
             or parameters.required_text(request, "campaign_id")
         ]
         sent = self._days(request, lambda day: self._sum(f"campaigns/{campaign.id}", day, request))
-        return self._document([message_rows.campaign_row(campaign, day, count) for day, count in sent])
+        return _document([message_rows.campaign_row(campaign, day, count) for day, count in sent])
 
     def _canvas(self, request: Request) -> object:
         """Respond to GET /canvas/data_series. Its data is an object, and `ending_at` is documented as required."""
@@ -150,19 +160,20 @@ class SeriesResponder:
         unit: Unit | None = None,
         segment: str = "",
         cents: bool = False,
+        counts: Counts | None = None,
     ) -> object:
         """Return the rows of an additive count by `unit`, or by the unit in the request if `unit` is None."""
         app = parameters.parse_identifier(request, "app_id", self._workspace.apps)
-        zone, count = self._workspace.zone, self._workspace.series_counts.count
+        zone, source = self._workspace.zone, counts or self._workspace.series_counts
         if (unit or parameters.parse_unit(request)) is Unit.DAY:
-            result = self._days(request, lambda day: self._sum(name, day, request, app, segment))
+            result = self._days(request, lambda day: self._sum(name, day, request, app, segment, counts=source))
         else:
             hours = hours_until(parameters.parse_ending_at(request, zone), parameters.parse_length(request))
             result = [
-                (self._workspace.hour_format.write(hour, zone), count(name, hour, request.time, app, segment))
+                (self._workspace.format_hour(hour), source.count(name, hour, request.time, app, segment))
                 for hour in hours
             ]
-        return self._document([{"time": at, field: value / 100 if cents else value} for at, value in result])
+        return _document([{"time": at, field: value / 100 if cents else value} for at, value in result])
 
     def _days(
         self, request: Request, value_of_day: Callable[[date], int], max_length: int = 100
@@ -170,19 +181,23 @@ class SeriesResponder:
         """Return the requested days, formatted, with their values. `max_length` is the maximum `length`."""
         zone = self._workspace.zone
         days = days_until(parameters.parse_ending_at(request, zone), parameters.parse_length(request, max_length), zone)
-        return [(self._workspace.day_format.write(day, zone), value_of_day(day)) for day in days]
+        return [(self._workspace.format_day(day), value_of_day(day)) for day in days]
 
-    def _sum(self, name: str, day: date, request: Request, app: str = "", segment: str = "") -> int:
+    def _sum(
+        self, name: str, day: date, request: Request, app: str = "", segment: str = "", *, counts: Counts | None = None
+    ) -> int:
+        source = counts or self._workspace.series_counts
         started = (hour for hour in hours_of(day, self._workspace.zone) if hour <= request.time)
-        return sum(self._workspace.series_counts.count(name, hour, request.time, app, segment) for hour in started)
+        return sum(source.count(name, hour, request.time, app, segment) for hour in started)
 
     def _constant_value(self, name: str, day: date, app: str = "") -> int:
         """Return a value that is constant during a day: the final count of its first hour."""
         first = hours_of(day, self._workspace.zone)[0]
         return self._workspace.series_counts.count(name, first, first + 7 * 86_400, app)
 
-    def _document(self, rows: Sequence[Mapping[str, object]]) -> object:
-        return {"message": "success", "data": rows[::-1] if self._workspace.newest_first else rows}
+
+def _document(rows: Sequence[Mapping[str, object]]) -> object:
+    return {"message": "success", "data": rows}
 
 
 def _product(request: Request) -> Iterable[str]:

@@ -1,63 +1,15 @@
-"""The hourly and daily buckets of the simulated Braze, and the formats of their times.
+"""The hourly and daily buckets of the simulated Braze.
 
-Braze does not document the format of hours, nor when hours start in zones whose offset is not a whole hour. In the
+Braze does not document when hours start in zones whose offset is not a whole hour. In the
 simulator, hours start at full hours of UTC, and a day contains the hours that start in it by the company's zone. Thus
 each hour belongs to exactly one day, and a day has 23, 24 or 25 hours in every zone.
 """
 
-from datetime import UTC, date, datetime, time, timedelta
-from enum import Enum, auto
+from datetime import date, datetime, time, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 HOUR_SECONDS = 3_600
-
-
-class HourFormat(Enum):
-    """The format of times with `unit=hour`, which Braze documents only as "ISO 8601 extended"."""
-
-    OFFSET = auto()
-    """2024-10-14T13:00:00+00:00, the format of `last_edited` in recorded responses."""
-    ZULU = auto()
-    """2024-10-14T13:00:00Z."""
-    LOCAL = auto()
-    """2024-10-14T09:00:00-04:00, in the company's zone."""
-    FRACTIONAL = auto()
-    """2024-10-14T13:00:00.000+00:00, the format of `updated_at` of catalogs in recorded responses."""
-    ZONELESS = auto()
-    """2024-10-14T09:00:00, local time without an offset. At the end of DST one hour occurs twice."""
-
-    def write(self, start: int, zone: ZoneInfo) -> str:
-        """Return the formatted time of the hour that starts at `start`."""
-        utc = datetime.fromtimestamp(start, UTC)
-        match self:
-            case HourFormat.OFFSET:
-                return utc.isoformat()
-            case HourFormat.ZULU:
-                return utc.strftime("%Y-%m-%dT%H:%M:%SZ")
-            case HourFormat.LOCAL:
-                return utc.astimezone(zone).isoformat()
-            case HourFormat.FRACTIONAL:
-                return utc.isoformat(timespec="milliseconds")
-            case HourFormat.ZONELESS:
-                return utc.astimezone(zone).replace(tzinfo=None).isoformat()
-
-
-class DayFormat(Enum):
-    """The format of times with `unit=day`."""
-
-    DATE = auto()
-    """2022-12-08, as in every recorded daily series."""
-    MIDNIGHT = auto()
-    """2022-12-08T00:00:00-05:00, local midnight with its offset."""
-
-    def write(self, day: date, zone: ZoneInfo) -> str:
-        """Return the formatted time of the day."""
-        match self:
-            case DayFormat.DATE:
-                return day.isoformat()
-            case DayFormat.MIDNIGHT:
-                return datetime.combine(day, time(), zone).isoformat()
 
 
 def hours_until(end: float, length: int) -> list[int]:

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 import response_faults
 from backfills import SETTLED, TARGET, TOTAL, BackfillRig, prepared_backfill, unfiltered_labels
+from braze_variants import DayFormat, HourFormat, UnknownEvent
 from recorded_counts import RecordedCounts
 from support import (
     HOUR,
@@ -32,10 +33,8 @@ from braze_exporter.braze.query import Query
 from braze_exporter.config.loading import load_config
 from braze_exporter.metrics.families import build_gauge
 from braze_exporter.scheduler.plan import build_plan
-from braze_exporter.simulator.application import UnknownEvent
 from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory
 from braze_exporter.simulator.message_rows import make_id
-from braze_exporter.simulator.times import DayFormat, HourFormat
 
 pytestmark = pytest.mark.no_cover
 

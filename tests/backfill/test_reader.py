@@ -10,6 +10,7 @@ import pytest
 import response_faults
 import transfer_faults
 from backfills import SETTLED, TARGET, BackfillRig, prepared_backfill, unfiltered_labels
+from braze_variants import UnknownEvent
 from fault_injection import Exchange, Fault
 from recorded_counts import RecordedCounts
 from support import HOUR, KEY, NEW_YORK, Clock, wait_until
@@ -20,7 +21,6 @@ from braze_exporter.braze import transport
 from braze_exporter.config.loading import load_config
 from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.scheduler.plan import build_plan
-from braze_exporter.simulator.application import UnknownEvent
 from braze_exporter.simulator.reply import Reply
 
 # The hours of several months and the number of calls. Each call returns 100 hours, one of which overlaps the next call.

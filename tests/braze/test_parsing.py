@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from braze_variants import DayFormat, HourFormat
 from hypothesis import given
 from hypothesis import strategies as st
 from support import HOUR, NOW
@@ -19,7 +20,6 @@ from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, MAX_LENGTH, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Point
-from braze_exporter.simulator.times import DayFormat, HourFormat
 
 ZONES = [
     ZoneInfo(name)

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import pytest
 import response_faults
 import transfer_faults
+from braze_variants import UnknownEvent
 from fault_injection import Exchange, Fault
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,7 +40,6 @@ from braze_exporter.braze import time_zones, transport
 from braze_exporter.commands import check_live
 from braze_exporter.config.loading import load_config
 from braze_exporter.scheduler.plan import build_plan
-from braze_exporter.simulator.application import UnknownEvent
 from braze_exporter.simulator.inventory import Campaign, Inventory, Segment
 from braze_exporter.simulator.reply import Reply
 from braze_exporter.simulator.times import hours_of

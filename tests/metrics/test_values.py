@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import response_faults
+from braze_variants import DayFormat, HourFormat, UnknownEvent
 from hypothesis import given
 from hypothesis import strategies as st
 from recorded_counts import RecordedCounts
@@ -15,8 +16,6 @@ from support import CURRENT_HOUR, HOUR, IOS, NEW_YORK, NOW, VIP, Clock, running_
 from braze_exporter.braze.buckets import newest_settled_start
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, Unit
 from braze_exporter.braze.query import Query
-from braze_exporter.simulator.application import UnknownEvent
-from braze_exporter.simulator.times import DayFormat, HourFormat
 from braze_exporter.web.status_response import read_status_response
 
 pytestmark = pytest.mark.no_cover

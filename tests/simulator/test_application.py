@@ -7,12 +7,10 @@ from typing import Any
 import pytest
 import requests
 import transfer_faults
+from braze_variants import DayFormat, HourFormat, UnknownEvent
 from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
 from wsgi_server import Server
-
-from braze_exporter.simulator.application import UnknownEvent
-from braze_exporter.simulator.times import DayFormat, HourFormat
 
 RequestSeries = Callable[..., requests.Response]
 

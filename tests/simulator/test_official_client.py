@@ -10,12 +10,10 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from braze_variants import DayFormat, HourFormat, UnknownEvent
 from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
 from wsgi_server import serve
-
-from braze_exporter.simulator.application import UnknownEvent
-from braze_exporter.simulator.times import DayFormat, HourFormat
 
 pytest.importorskip("braze_mcp", reason="Braze's own client is not installed, see above")
 

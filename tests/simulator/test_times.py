@@ -4,10 +4,11 @@ from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from braze_variants import DayFormat, HourFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from braze_exporter.simulator.times import DayFormat, HourFormat, days_until, hours_of, hours_until, parse_time
+from braze_exporter.simulator.times import days_until, hours_of, hours_until, parse_time
 
 HOUR = 3_600
 NEW_YORK = ZoneInfo("America/New_York")

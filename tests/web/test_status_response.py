@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 import response_faults
 import transfer_faults
+from braze_variants import UnknownEvent
 from recorded_counts import RecordedCounts
 from support import (
     CURRENT_HOUR,
@@ -33,7 +34,6 @@ from braze_exporter.scheduler.admission import LimiterStatus
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.scheduler.query_state import FetchResult, QueryState
 from braze_exporter.scheduler.rate_limiter import Pause, PauseReason
-from braze_exporter.simulator.application import UnknownEvent
 from braze_exporter.simulator.inventory import Campaign, Inventory
 from braze_exporter.simulator.message_rows import make_id
 from braze_exporter.simulator.traffic import Traffic, TrafficShape
