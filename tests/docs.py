@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from support import SELF_FAMILIES
+
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, KINDS, Unit
 from braze_exporter.braze.lists import LIST_ENDPOINTS
 from braze_exporter.braze.metric_group import MetricGroup
@@ -24,7 +26,6 @@ from braze_exporter.config.loading import load_config
 from braze_exporter.config.schema import SECTIONS, Entry
 from braze_exporter.metrics.families import GAUGE_HELP, QUERY_FAMILIES, Family, build_counter, build_gauge
 from braze_exporter.metrics.promql import format_number
-from braze_exporter.metrics.self_families import QUERIES, SELF_METRICS, UP
 from braze_exporter.monitoring.dashboard import View, build_dashboard
 from braze_exporter.monitoring.kind_texts import alert_prefix
 from braze_exporter.monitoring.rules import as_yaml, build_builtin_rules, build_rules
@@ -51,8 +52,7 @@ def generate_blocks() -> dict[str, str]:
         + "do not apply are empty, which Prometheus treats as missing.\n\n"
         + _table(replace(family, labels=("labels of queries",)) for family in QUERY_FAMILIES),
         "kinds": _kind_table(),
-        "own metrics": _table([UP, QUERIES, *SELF_METRICS])
-        + f"\nThe `pool` is one of {pools}, and the `list` one of {lists}.\n",
+        "own metrics": _table(SELF_FAMILIES) + f"\nThe `pool` is one of {pools}, and the `list` one of {lists}.\n",
         "config": _config_tables(),
         "alerts": _key_table(build_schema()["$defs"]["Alerts"]),
         "alert metrics": _alert_table(),

@@ -35,7 +35,9 @@ from braze_exporter.braze.pools import Endpoint, Pool
 from braze_exporter.braze.series import Series, SeriesHead
 from braze_exporter.config.loading import Config, load_config
 from braze_exporter.exporter.exporter import Exporter
+from braze_exporter.metrics import self_families
 from braze_exporter.metrics.counters import Counters
+from braze_exporter.metrics.families import Family
 from braze_exporter.scheduler.budgets import Budgets, Demand, WorkspaceKey
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.scheduler.rate_limiter import PoolBudget
@@ -55,6 +57,9 @@ IOS = "3bbc4555-8fa0-4c9b-a5c0-4505edf3e064"
 VIP = "6d68ea15-26c4-4109-835a-65b81773a5e2"
 # The time within which the program must end after a signal: the grace period of responses, and the end of the process.
 MAX_STOP_SECONDS = 2.0
+
+# All families of the exporter's own metrics.
+SELF_FAMILIES = [family for family in vars(self_families).values() if isinstance(family, Family)]
 
 Labels = frozenset[tuple[str, str]]
 # A label and a line in the text format of Prometheus.

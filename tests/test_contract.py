@@ -14,11 +14,10 @@ import pytest
 import response_faults
 from recorded_counts import RecordedCounts
 from servers import require_tool
-from support import ExporterRig, running_exporter, wait_until
+from support import SELF_FAMILIES, ExporterRig, running_exporter, wait_until
 
 from braze_exporter.braze.kinds import KINDS, PURCHASES, REVENUE, SeriesKind
 from braze_exporter.metrics.families import GAUGE_HELP, QUERY_FAMILIES, build_counter, build_gauge
-from braze_exporter.metrics.self_families import QUERIES, SELF_METRICS, UP
 from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory
 
 CONTRACT = Path(__file__).parent / "contract"
@@ -133,7 +132,7 @@ def test_metrics_are_those_of_contract(pages: tuple[str, str], name: str, which:
 
 def test_contract_has_every_declared_family(pages: tuple[str, str]) -> None:
     """The page has each family that the endpoint table declares, and no other."""
-    declared = {family.name for family in (*SELF_METRICS, *QUERY_FAMILIES, UP, QUERIES)}
+    declared = {family.name for family in (*SELF_FAMILIES, *QUERY_FAMILIES)}
     for kind in KINDS:
         groups = [*kind.metric_groups, *kind.partial_groups]
         declared |= {build_counter(kind, group).name for group in groups if group.is_additive}

@@ -1,7 +1,6 @@
 """The families of the exporter's own metrics.
 
-`SelfMetrics` updates those in `SELF_METRICS` when events occur. The collector computes `QUERIES` and `UP` at each
-scrape.
+The collector computes `UP` and `QUERIES` at each scrape. `SelfMetrics` updates the others when events occur.
 """
 
 from enum import StrEnum
@@ -67,18 +66,6 @@ RATE_LIMIT_RESET = Family(
     "Timestamp of the end of the pool's current window, as last reported by Braze.",
     _POOL_LABELS,
 )
-SCRAPES_INCOMPLETE = Family(
-    "braze_exporter_scrapes_incomplete_total",
-    "counter",
-    "Total number of scrapes that reached their deadline before all due queries were fetched.",
-    (),
-)
-STATE_WRITE_FAILURES = Family(
-    "braze_exporter_state_write_failures_total",
-    "counter",
-    "Total number of failed writes of the state file. Counters are not updated until a write succeeds.",
-    (),
-)
 REVISION_DELAY = Family(
     "braze_bucket_revision_delay_seconds",
     "histogram",
@@ -122,6 +109,18 @@ QUERY_UNLISTED = Family(
     "Whether the name or id in the config is missing from Braze's list.",
     (*_KIND_LABELS, "subject"),
 )
+SCRAPES_INCOMPLETE = Family(
+    "braze_exporter_scrapes_incomplete_total",
+    "counter",
+    "Total number of scrapes that reached their deadline before all due queries were fetched.",
+    (),
+)
+STATE_WRITE_FAILURES = Family(
+    "braze_exporter_state_write_failures_total",
+    "counter",
+    "Total number of failed writes of the state file. Counters are not updated until a write succeeds.",
+    (),
+)
 RELOAD_SUCCESSFUL = Family(
     "braze_exporter_config_last_reload_successful",
     "gauge",
@@ -145,28 +144,4 @@ BUILD_INFO = Family(
     "gauge",
     "A metric with a constant '1' value labeled by version, revision and python_version.",
     ("version", "revision", "python_version"),
-)
-
-SELF_METRICS: tuple[Family, ...] = (
-    REQUESTS,
-    REQUESTS_FAILED,
-    DURATION,
-    DEFERRED,
-    RATE_LIMIT,
-    RATE_LIMIT_REMAINING,
-    RATE_LIMIT_RESET,
-    REVISION_DELAY,
-    TIMEZONE_MISMATCH,
-    DISCOVERY_ITEMS,
-    DISCOVERY_MATCHED,
-    DISCOVERY_SKIPPED,
-    LIST_LAST_SUCCESS,
-    LIST_SUSPECT,
-    QUERY_UNLISTED,
-    SCRAPES_INCOMPLETE,
-    STATE_WRITE_FAILURES,
-    RELOAD_SUCCESSFUL,
-    RELOAD_SUCCESS_TIME,
-    BUDGET_RESERVE,
-    BUILD_INFO,
 )

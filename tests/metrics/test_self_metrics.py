@@ -2,9 +2,7 @@
 
 import pytest
 from recorded_counts import RecordedCounts
-from support import running_exporter
-
-from braze_exporter.metrics.self_families import SELF_METRICS
+from support import SELF_FAMILIES, running_exporter
 
 
 def headers_without_samples(page: str) -> set[str]:
@@ -53,7 +51,7 @@ def test_family_without_samples_has_no_header(openmetrics: bool) -> None:  # noq
     """The page of a fresh exporter has no header of an own metric without a sample."""
     with running_exporter("{event: purchase}", RecordedCounts(events=["purchase"])) as exporter:
         page = b"".join(exporter.exporter.render(openmetrics=openmetrics)).decode()
-    names = {family.name.removesuffix("_total") if openmetrics else family.name for family in SELF_METRICS}
+    names = {family.name.removesuffix("_total") if openmetrics else family.name for family in SELF_FAMILIES}
     assert headers_without_samples(page) & names == set()
     assert "# TYPE braze_exporter_build_info gauge" in page
     for name in ("braze_query_unlisted", "braze_api_rate_limit", "braze_workspace_timezone_mismatch"):

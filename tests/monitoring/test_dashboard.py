@@ -15,12 +15,12 @@ import pytest
 import yaml
 from dashboards import panels
 from jsonschema import Draft7Validator
-from support import run_program, workspace_item_yaml, workspace_yaml, write_file
+from support import SELF_FAMILIES, run_program, workspace_item_yaml, workspace_yaml, write_file
 
 from braze_exporter.braze.kinds import KINDS
 from braze_exporter.config.loading import load_config
 from braze_exporter.metrics.families import GAUGE_HELP, QUERY_FAMILIES, build_counter, build_gauge
-from braze_exporter.metrics.self_families import QUERIES, RATE_LIMIT_RESET, RELOAD_SUCCESS_TIME, SELF_METRICS, UP
+from braze_exporter.metrics.self_families import RATE_LIMIT_RESET, RELOAD_SUCCESS_TIME
 from braze_exporter.monitoring.dashboard import View, build_dashboard
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator import demo_config
@@ -168,7 +168,7 @@ def test_dashboards_show_every_metric() -> None:
     named = set(re.findall(r"\bbraze_\w+", promql_of("no config") + promql_of("no config", View.EXPORTER)))
     own = {
         family.name + ("_bucket" if family.type == "histogram" else "")
-        for family in (UP, QUERIES, *SELF_METRICS)
+        for family in SELF_FAMILIES
         if family not in {RATE_LIMIT_RESET, RELOAD_SUCCESS_TIME}
     }
     shown, known = set(own), own | {family.name for family in QUERY_FAMILIES} | {"braze_app", "braze_exporter"}
