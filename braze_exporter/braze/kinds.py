@@ -321,3 +321,4 @@ KINDS: tuple[SeriesKind, ...] = (
     CAMPAIGNS,
     CANVASES,
 )
+KINDS_BY_SECTION = {kind.section: kind for kind in KINDS}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice, product
 from typing import Any
 
-from braze_exporter.braze.kinds import KINDS, SEGMENT_USERS, SeriesKind, Unit
+from braze_exporter.braze.kinds import KINDS_BY_SECTION, SEGMENT_USERS, SeriesKind, Unit
 from braze_exporter.braze.names import normalize_id
 from braze_exporter.config import secrets
 from braze_exporter.config.document import ConfigError, Document, KeyPath, Problem, echo_value, format_path, parse
@@ -35,7 +35,6 @@ _MISPLACED_KEYS = dict.fromkeys(
 _DEFINED_NAMES = ("apps", "segments")
 # The maximum number of queries that are compared to find duplicates. A plan cannot have more.
 _MAX_COMPARED = 1_000_000
-_KINDS_BY_SECTION = {kind.section: kind for kind in KINDS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +172,7 @@ class _Loader:
     def _build_entry(
         self, section: str, item: object, path: KeyPath, data_of_workspace: Mapping[str, Any]
     ) -> LocatedEntry | None:
-        kind, model = _KINDS_BY_SECTION[section], SECTIONS[section]
+        kind, model = KINDS_BY_SECTION[section], SECTIONS[section]
         data = self._check_mapping(item, path, _entry_example(model, item))
         if data is None:
             return None
@@ -312,7 +311,7 @@ class _Loader:
         """Check that no two entries define the same query, since their series would have the same labels."""
         first: dict[tuple[object, ...], KeyPath] = {}
         for section, entry in ((section, entry) for section, group in entries.items() for entry in group):
-            query, is_id = entry.spec.query_spec, _KINDS_BY_SECTION[section].is_identified_by_id
+            query, is_id = entry.spec.query_spec, KINDS_BY_SECTION[section].is_identified_by_id
             subject = (normalize_id(query.subject) if is_id else query.subject, *entry.spec.selector)
             for names in islice(product(query.apps, query.segments), _MAX_COMPARED - len(first)):
                 if (other := first.setdefault((section, subject, query.unit, *names), entry.path)) != entry.path:

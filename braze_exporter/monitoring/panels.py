@@ -103,7 +103,7 @@ def numbers(
     }
 
 
-def stat(title: str, description: str, expr: str, field: Json, *, width: int = 3) -> Json:
+def stat(title: str, description: str, expr: str, field: Json) -> Json:
     """Return a panel with the current value of an expression in large type."""
     options = {
         "colorMode": "value",
@@ -113,7 +113,7 @@ def stat(title: str, description: str, expr: str, field: Json, *, width: int = 3
         "text": {"valueSize": 36},
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
     }
-    return _panel(title, description, [Target(expr)], kind="stat", size=(width, 4), field=field, options=options)
+    return _panel(title, description, [Target(expr)], kind="stat", size=(3, 4), field=field, options=options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,14 +179,14 @@ def table(
     }
 
 
-def matrix(title: str, description: str, expr: str, column_label: str, row: Column, *, width: int = 12) -> Json:
+def matrix(title: str, description: str, expr: str, column_label: str, row: Column) -> Json:
     """Return a table of the current values of an expression by two labels: `column_label` and that of `row`."""
     shape = {"columnField": column_label, "rowField": row.label, "valueField": "Value", "emptyValue": "null"}
     transformations = [
         {"id": "groupingToMatrix", "options": shape},
         _organize([f"{row.label}\\{column_label}"], [row]),  # the name that Grafana gives to the first column
     ]
-    return _table(title, description, [expr], [row], NO_DATA, (width, 8)) | {"transformations": transformations}
+    return _table(title, description, [expr], [row], NO_DATA, (12, 8)) | {"transformations": transformations}
 
 
 def _organize(names: Sequence[str], columns: Sequence[Column]) -> Json:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from braze_exporter.braze.kinds import KINDS, SEGMENT_USERS, UTC, SeriesKind
+from braze_exporter.braze.kinds import KINDS_BY_SECTION, SEGMENT_USERS, UTC, SeriesKind
 from braze_exporter.braze.query import Query
 from braze_exporter.config.document import KeyPath, Problem
 from braze_exporter.config.loading import Config, LocatedEntry
@@ -18,7 +18,6 @@ from braze_exporter.scheduler.query_lengths import MARGIN_BUCKETS, newest_length
 
 # How many fetches in a row may be missed without being a sign of a failure.
 MAX_MISSED_REFRESHES = 3
-_KINDS_BY_SECTION = {kind.section: kind for kind in KINDS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,7 @@ def build_plan(config: Config) -> Plan:
     """
     settings, problems = config.settings, []
     entries = [
-        (workspace.spec, _KINDS_BY_SECTION[section], entry)
+        (workspace.spec, KINDS_BY_SECTION[section], entry)
         for workspace in config.workspaces
         for section, group in workspace.entries.items()
         for entry in group
@@ -161,7 +160,7 @@ def raised_settings(config: Config) -> list[Problem]:
         for workspace in config.workspaces
         for section, group in workspace.entries.items()
         for entry in group
-        for path, text in _raised_durations(config.settings, _KINDS_BY_SECTION[section], entry)
+        for path, text in _raised_durations(config.settings, KINDS_BY_SECTION[section], entry)
         if path in config.document.lines
     }
     return list(config.make_error(raised).problems)
