@@ -11,8 +11,10 @@ from zoneinfo import ZoneInfo
 from braze_exporter.braze.pools import DEFAULT_POOL
 from braze_exporter.simulator import parameters
 from braze_exporter.simulator.application import SimulatedBraze
+from braze_exporter.simulator.inventory import Inventory
 from braze_exporter.simulator.lists import ListResponder
 from braze_exporter.simulator.request import Request
+from braze_exporter.simulator.traffic import Counts, Traffic
 
 EVENTS_PATH = "/events/data_series"
 
@@ -103,6 +105,11 @@ class VariableBraze(SimulatedBraze):
     def __init__(
         self,
         *,
+        zone: ZoneInfo,
+        apps: Collection[str] = (),
+        segments: Collection[str] = (),
+        inventory: Inventory | None = None,
+        series_counts: Counts | None = None,
         permissions: Collection[str] | None = None,
         limit: int = DEFAULT_POOL.limit,
         hour_format: HourFormat = HourFormat.OFFSET,
@@ -111,11 +118,18 @@ class VariableBraze(SimulatedBraze):
         newest_first: bool = False,
         **settings: Any,  # noqa: ANN401 - the arguments of `SimulatedBraze`
     ) -> None:
-        """Simulate a workspace as `SimulatedBraze` does.
+        """Simulate a workspace as `SimulatedBraze` does, by default without items and with other counts of 0.
 
         `permissions` are those of the key, by default all. `limit` is the limit of the default pool.
         """
-        super().__init__(**settings)
+        super().__init__(
+            zone=zone,
+            apps=apps,
+            segments=segments,
+            inventory=inventory or Inventory(),
+            series_counts=series_counts or Traffic(seed=0, zone=zone, events={}),
+            **settings,
+        )
         self.permissions = permissions
         self.hour_format = hour_format
         self.day_format = day_format

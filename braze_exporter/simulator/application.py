@@ -6,6 +6,7 @@ Where behavior is not documented, it responds in one of the likely ways.
 import itertools
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from email.utils import formatdate
 from hashlib import blake2b
@@ -17,50 +18,36 @@ from zoneinfo import ZoneInfo
 from braze_exporter.braze.pools import CAMPAIGNS_POOL, DEFAULT_POOL, LISTS_POOL
 from braze_exporter.simulator import parameters
 from braze_exporter.simulator.endpoint import SimulatedEndpoint
-from braze_exporter.simulator.inventory import EMPTY_INVENTORY, Inventory
+from braze_exporter.simulator.inventory import Inventory
 from braze_exporter.simulator.lists import ListResponder
 from braze_exporter.simulator.rate_limit import EMPTY_HEADERS, RateLimitCounter
 from braze_exporter.simulator.reply import Reply, encode_json, status_phrase
 from braze_exporter.simulator.request import Request
 from braze_exporter.simulator.series import SeriesResponder
-from braze_exporter.simulator.traffic import Counts, Traffic
+from braze_exporter.simulator.traffic import Counts
 
 
+@dataclass(eq=False)
 class SimulatedBraze:
-    """A simulated workspace of Braze, as a WSGI application.
+    """A simulated workspace of Braze, as a WSGI application. Thread-safe.
 
-    `clock` returns the time in seconds since the epoch; days are those of `zone`. The attributes may be changed between
-    requests. Thread-safe.
+    Its API key is `key`. `traffic` has the counts of custom events and `series_counts` those of the other series (see
+    `simulator.series`). `clock` returns the time in seconds since the epoch; days are those of `zone`. `apps` and
+    `segments` are the ids that queries may filter by. `inventory` has the items of the lists. The attributes may be
+    changed between requests.
     """
 
-    def __init__(
-        self,
-        *,
-        key: str,
-        traffic: Counts,
-        clock: Callable[[], float],
-        zone: ZoneInfo,
-        apps: Collection[str] = (),
-        segments: Collection[str] = (),
-        inventory: Inventory = EMPTY_INVENTORY,
-        series_counts: Counts | None = None,
-    ) -> None:
-        """Create a workspace whose API key is `key`.
+    key: str
+    traffic: Counts
+    series_counts: Counts
+    clock: Callable[[], float]
+    zone: ZoneInfo
+    apps: Collection[str]
+    segments: Collection[str]
+    inventory: Inventory
 
-        `traffic` has the counts of custom events and `series_counts` those of the other series (see
-        `simulator.series`). `apps` and `segments` are the ids that queries may filter by. `inventory` has the items of
-        the lists.
-        """
-        self.key = key
-        self.traffic = traffic
-        self.clock = clock
-        self.zone = zone
-        self.apps = apps
-        self.segments = segments
-        self.inventory = inventory
-        self.series_counts: Counts = (
-            series_counts if series_counts is not None else Traffic(seed=0, zone=zone, events={})
-        )
+    def __post_init__(self) -> None:
+        """Start with unused rate limits."""
         self.pools = {
             pool.name: RateLimitCounter(pool.limit, pool.window_seconds)
             for pool in (DEFAULT_POOL, LISTS_POOL, CAMPAIGNS_POOL)

@@ -60,7 +60,6 @@ class Inventory:
     products: tuple[str, ...] = ()
 
 
-EMPTY_INVENTORY = Inventory()
 VIP_SEGMENT_ID = "1d94e6b2-83c7-4f5a-a0d8-6b72f19c3e45"
 
 # The items of the online shop. Two campaigns have the same name, as can happen in Braze.

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from hashlib import blake2b
-from types import MappingProxyType
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
@@ -54,18 +53,6 @@ class TrafficShape:
     segments: Mapping[str, float] = field(default_factory=dict)
     late_share: float = 0.03
 
-    def __post_init__(self) -> None:
-        """Check the values. Raises `ValueError` if a volume is negative or a share is not from 0 to 1."""
-        shares = (
-            sum(self.apps.values()),
-            self.late_share,
-            self.night_share,
-            *self.apps.values(),
-            *self.segments.values(),
-        )
-        if self.peak_count < 0 or self.weekend_factor < 0 or not all(0 <= share <= 1 for share in shares):
-            raise ValueError(f"volumes must be at least 0, shares and the sum of apps from 0 to 1: {self}")
-
     def expected_count(self, local: datetime) -> float:
         """Return the expected volume of the hour that starts at the local time `local`."""
         swing = (1 + math.cos((local.hour - self.peak_hour) * math.tau / 24)) / 2
@@ -91,7 +78,7 @@ class Traffic:
 
     def __init__(self, seed: int, zone: ZoneInfo, events: Mapping[str, TrafficShape]) -> None:
         """Generate counts of `events`, with days and weeks in the company's `zone`."""
-        self.events: Mapping[str, TrafficShape] = MappingProxyType(dict(events))
+        self.events: Mapping[str, TrafficShape] = events
         self._seed = seed
         self._zone = zone
         # A query of 100 days needs 2,400 hours, and final counts are requested repeatedly.
@@ -162,67 +149,63 @@ class DemoWorkspace:
 
 
 _IOS, _ANDROID = "5f3a9c1e-7d42-4b86-9e0f-2c61d8a4b793", "c8e17b50-26f9-4d3a-b1c4-90a7e5d2f618"
-_MOBILE = MappingProxyType({_IOS: 0.58, _ANDROID: 0.42})
-_ALL_PLATFORMS = MappingProxyType({_IOS: 0.44, _ANDROID: 0.31})
-_FEW_VIPS, _MORE_VIPS = MappingProxyType({VIP_SEGMENT_ID: 0.06}), MappingProxyType({VIP_SEGMENT_ID: 0.19})
+_MOBILE = {_IOS: 0.58, _ANDROID: 0.42}
+_ALL_PLATFORMS = {_IOS: 0.44, _ANDROID: 0.31}
+_FEW_VIPS, _MORE_VIPS = {VIP_SEGMENT_ID: 0.06}, {VIP_SEGMENT_ID: 0.19}
 
 # An online shop: busy evenings and weekends, a funnel of five events, and a rare event with empty hours at night.
 DEMO = DemoWorkspace(
-    events=MappingProxyType(
-        {
-            "app_opened": TrafficShape(
-                5_200, peak_hour=20, night_share=0.08, weekend_factor=1.15, apps=_MOBILE, segments=_FEW_VIPS
-            ),
-            "product_viewed": TrafficShape(
-                9_400, peak_hour=20, night_share=0.06, weekend_factor=1.25, apps=_ALL_PLATFORMS, segments=_FEW_VIPS
-            ),
-            "added_to_cart": TrafficShape(
-                1_350, peak_hour=21, night_share=0.05, weekend_factor=1.2, apps=_ALL_PLATFORMS, segments=_MORE_VIPS
-            ),
-            "checkout_started": TrafficShape(
-                610, peak_hour=21, night_share=0.05, weekend_factor=1.1, apps=_ALL_PLATFORMS, segments=_MORE_VIPS
-            ),
-            "purchase_completed": TrafficShape(
-                390,
-                peak_hour=21,
-                night_share=0.05,
-                weekend_factor=1.1,
-                apps=_ALL_PLATFORMS,
-                segments=_MORE_VIPS,
-                late_share=0.05,
-            ),
-            "newsletter_signup": TrafficShape(
-                7, peak_hour=12, night_share=0.02, weekend_factor=0.6, apps=_ALL_PLATFORMS, segments=_FEW_VIPS
-            ),
-        }
-    ),
-    series_shapes=MappingProxyType(
-        {
-            "sessions": TrafficShape(
-                6_100, peak_hour=20, night_share=0.07, weekend_factor=1.15, apps=_MOBILE, segments=_FEW_VIPS
-            ),
-            "purchases": TrafficShape(470, peak_hour=21, night_share=0.05, weekend_factor=1.1, apps=_ALL_PLATFORMS),
-            "purchases/Gift card": TrafficShape(
-                21, peak_hour=18, night_share=0.04, weekend_factor=1.4, apps=_ALL_PLATFORMS
-            ),
-            "purchases/Beans: House blend, 1 kg": TrafficShape(96, peak_hour=20, night_share=0.05, apps=_ALL_PLATFORMS),
-            "revenue": TrafficShape(1_650_000, peak_hour=21, night_share=0.05, weekend_factor=1.1, apps=_ALL_PLATFORMS),
-            f"segments/{VIP_SEGMENT_ID}": TrafficShape(12_400, night_share=1, late_share=0),
-            "new_users": TrafficShape(72, peak_hour=20, night_share=0.1, weekend_factor=1.2, apps=_MOBILE),
-            "uninstalls": TrafficShape(31, peak_hour=22, night_share=0.3, apps=_MOBILE),
-            "daily_active_users": TrafficShape(2_900, peak_hour=19, night_share=0.1, weekend_factor=1.1, apps=_MOBILE),
-            "monthly_active_users": TrafficShape(318_000, night_share=1, late_share=0, apps=_MOBILE),
-            **{
-                f"campaigns/{campaign.id}": TrafficShape(sent, peak_hour=17, night_share=0, weekend_factor=0.9)
-                for campaign, sent in zip(SHOP_INVENTORY.campaigns, (70, 480, 310, 0, 40, 55, 2_100, 90), strict=True)
-            },
-            **{
-                f"canvases/{canvas.id}": TrafficShape(entries, peak_hour=20, night_share=0.1)
-                for canvas, entries in zip(SHOP_INVENTORY.canvases, (68, 290, 410, 0), strict=True)
-            },
-        }
-    ),
-    apps=MappingProxyType({"ios": _IOS, "android": _ANDROID}),
-    segments=MappingProxyType({"vip": VIP_SEGMENT_ID}),
+    events={
+        "app_opened": TrafficShape(
+            5_200, peak_hour=20, night_share=0.08, weekend_factor=1.15, apps=_MOBILE, segments=_FEW_VIPS
+        ),
+        "product_viewed": TrafficShape(
+            9_400, peak_hour=20, night_share=0.06, weekend_factor=1.25, apps=_ALL_PLATFORMS, segments=_FEW_VIPS
+        ),
+        "added_to_cart": TrafficShape(
+            1_350, peak_hour=21, night_share=0.05, weekend_factor=1.2, apps=_ALL_PLATFORMS, segments=_MORE_VIPS
+        ),
+        "checkout_started": TrafficShape(
+            610, peak_hour=21, night_share=0.05, weekend_factor=1.1, apps=_ALL_PLATFORMS, segments=_MORE_VIPS
+        ),
+        "purchase_completed": TrafficShape(
+            390,
+            peak_hour=21,
+            night_share=0.05,
+            weekend_factor=1.1,
+            apps=_ALL_PLATFORMS,
+            segments=_MORE_VIPS,
+            late_share=0.05,
+        ),
+        "newsletter_signup": TrafficShape(
+            7, peak_hour=12, night_share=0.02, weekend_factor=0.6, apps=_ALL_PLATFORMS, segments=_FEW_VIPS
+        ),
+    },
+    series_shapes={
+        "sessions": TrafficShape(
+            6_100, peak_hour=20, night_share=0.07, weekend_factor=1.15, apps=_MOBILE, segments=_FEW_VIPS
+        ),
+        "purchases": TrafficShape(470, peak_hour=21, night_share=0.05, weekend_factor=1.1, apps=_ALL_PLATFORMS),
+        "purchases/Gift card": TrafficShape(
+            21, peak_hour=18, night_share=0.04, weekend_factor=1.4, apps=_ALL_PLATFORMS
+        ),
+        "purchases/Beans: House blend, 1 kg": TrafficShape(96, peak_hour=20, night_share=0.05, apps=_ALL_PLATFORMS),
+        "revenue": TrafficShape(1_650_000, peak_hour=21, night_share=0.05, weekend_factor=1.1, apps=_ALL_PLATFORMS),
+        f"segments/{VIP_SEGMENT_ID}": TrafficShape(12_400, night_share=1, late_share=0),
+        "new_users": TrafficShape(72, peak_hour=20, night_share=0.1, weekend_factor=1.2, apps=_MOBILE),
+        "uninstalls": TrafficShape(31, peak_hour=22, night_share=0.3, apps=_MOBILE),
+        "daily_active_users": TrafficShape(2_900, peak_hour=19, night_share=0.1, weekend_factor=1.1, apps=_MOBILE),
+        "monthly_active_users": TrafficShape(318_000, night_share=1, late_share=0, apps=_MOBILE),
+        **{
+            f"campaigns/{campaign.id}": TrafficShape(sent, peak_hour=17, night_share=0, weekend_factor=0.9)
+            for campaign, sent in zip(SHOP_INVENTORY.campaigns, (70, 480, 310, 0, 40, 55, 2_100, 90), strict=True)
+        },
+        **{
+            f"canvases/{canvas.id}": TrafficShape(entries, peak_hour=20, night_share=0.1)
+            for canvas, entries in zip(SHOP_INVENTORY.canvases, (68, 290, 410, 0), strict=True)
+        },
+    },
+    apps={"ios": _IOS, "android": _ANDROID},
+    segments={"vip": VIP_SEGMENT_ID},
     inventory=SHOP_INVENTORY,
 )

@@ -147,25 +147,6 @@ def test_unknown_names_are_never_counted() -> None:
     assert TRAFFIC.count("app_opened", hour, 2e9, "", "other") == 0
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"peak_count": -1},
-        {"late_share": 1.1},
-        {"night_share": -0.1},
-        {"weekend_factor": -1},
-        {"apps": {"a": 0.6, "b": 0.6}},
-        {"apps": {"a": 1.1, "b": -0.1}},
-        {"segments": {"a": 2}},
-    ],
-    ids=str,
-)
-def test_invalid_shapes_are_refused(fields: dict[str, Any]) -> None:
-    """A negative volume, and shares below 0 or above 1 in total, raise `ValueError`."""
-    with pytest.raises(ValueError, match="at least 0"):
-        TrafficShape(**{"peak_count": 1, **fields})
-
-
 def test_demo_traffic_is_plausible() -> None:
     """The demo has six events, a narrowing funnel, UUIDs as ids, and a rare event that occurs only by day."""
     assert len(DEMO.events) == 6
