@@ -230,6 +230,19 @@ def test_damaged_schema_1_file_is_moved_aside(tmp_path: Path, statement: str, ca
     ]
 
 
+def test_file_with_damaged_structure_is_moved_aside(tmp_path: Path) -> None:
+    """A file that SQLite's check finds damaged is moved aside, even if its rows can be read."""
+    state = tmp_path / "state"
+    open_state_file(str(state)).close()
+    with state.open("r+b") as file:
+        file.seek(36)
+        file.write(bytes([0, 0, 0, 1]))  # the number of unused pages, of which the file has none
+    content = state.read_bytes()
+    assert read_totals(state) == {}
+    (aside,) = tmp_path.glob("state.damaged-*")
+    assert aside.read_bytes() == content
+
+
 def test_withheld_amount_and_zone_are_kept(tmp_path: Path) -> None:
     """A counter state is read as it was written."""
     state = make_state(Unit.HOUR, 1e9, total=3.5, withheld=2.5, zone="America/New_York")
