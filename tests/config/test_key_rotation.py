@@ -347,6 +347,18 @@ def test_removed_endpoint_is_ignored() -> None:
         assert workspace_messages(exporter)[0].startswith(f"{LACKS_EVENTS}.")
 
 
+def test_verdict_of_removed_endpoint_does_not_count() -> None:
+    """If a reload replaces the only endpoint that accepts the key, one call tries the new endpoint."""
+    with running_exporter("{event: purchase}", silent_traffic()) as exporter:
+        exporter.refresh()
+        exporter.braze.inject(response_faults.status(401), path=SESSIONS)
+        sessions = "    sessions: [{apps: [all, ios], segments: [all, vip]}]\n"
+        exporter.apply_config("{event: purchase}", **{"    custom_events:\n      - {event: purchase}\n": sessions})
+        exporter.clock.advance(300)
+        exporter.refresh()
+        assert requests_by_endpoint(exporter) == {EVENTS: 1, SESSIONS: 1}
+
+
 def test_workspaces_have_separate_verdicts(tmp_path: Path) -> None:
     """A key that is rejected in one workspace does not affect other workspaces."""
     with running_exporter("{event: purchase}", silent_traffic()) as exporter:
