@@ -20,6 +20,7 @@ from support import (
     running_exporter,
     series_requests,
     wait_until,
+    workspace_item_yaml,
     write_file,
 )
 
@@ -358,6 +359,24 @@ def test_rejected_list_is_read_after_rotation_of_accepted_key(tmp_path: Path, st
         read_lists(exporter)
         assert requested_pages(exporter) == requested + 2
         assert exporter.page().value(LAST_SUCCESS) == exporter.clock.now
+
+
+def test_rotated_key_reads_lists_of_its_workspace_only(tmp_path: Path) -> None:
+    """Another key in the file of one workspace does not read the rejected lists of the others again."""
+    with running_exporter("{event: a}", shop("a"), reads_lists=True) as exporter:
+        key = write_file(tmp_path / "key", "other")
+        item = workspace_item_yaml(exporter.url, "{event: a}", name="staging")
+        exporter.braze.inject(response_faults.status(403), path="/events/list")
+        exporter.apply_config(
+            "{event: a}", extra_yaml=item.replace("api_key_env: BRAZE_API_KEY", f"api_key_file: {key}")
+        )
+        read_lists(exporter)
+        assert requested_pages(exporter) == 2
+        write_file(tmp_path / "key", "another")
+        exporter.clock.advance(130)
+        for _ in range(3):
+            read_lists(exporter)
+        assert requested_pages(exporter) == 3
 
 
 def test_list_forbidden_during_key_rotation_is_read_at_once(tmp_path: Path) -> None:
