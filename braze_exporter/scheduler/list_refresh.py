@@ -38,14 +38,14 @@ _log = logging.getLogger(__name__)
 class WorkspaceLists:
     """The lists of one workspace that are read, and the client that fetches them.
 
-    `is_same_key` is true if the API key has not changed with the config. `reread_key` reads the key again. If the key
-    has changed, it calls `ListRefresher.retry_rejected` and returns true.
+    `is_same_key` is true if the API key has not changed with the config. `reread_key` reads the key again, and calls
+    `ListRefresher.retry_rejected` if it has changed.
     """
 
     list_endpoints: Sequence[ListEndpoint]
     client: WorkspaceClient
     is_same_key: bool
-    reread_key: Callable[[], bool]
+    reread_key: Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +219,7 @@ class ListRefresher:
                     job = self._start_read(read_state, wanted)
                 elif read_state.is_key_check_due(now):
                     read_state.key_checked_at = now
-                    job = self._make_job(read_state, _admit_without_call, partial(self._check_key, read_state, wanted))
+                    job = self._make_job(read_state, _admit_without_call, partial(_reread_key, wanted))
                 else:
                     continue
                 read_state.in_flight = True
@@ -262,13 +262,6 @@ class ListRefresher:
 
         return Job(read_state.list_endpoint.path, Priority.LIST, read_state.next_at, admit, run)
 
-    def _check_key(self, read_state: ListReadState, wanted: WorkspaceLists, _admitted: Permit | Deferred) -> Job | None:
-        """Read the key of a rejected list again, and start to read the list if the key has changed."""
-        if not wanted.reread_key():
-            return None
-        with self._lock:
-            return self._start_read(read_state, wanted)
-
     def _read_page(
         self, read_state: ListReadState, pager: ListPager, client: WorkspaceClient, admitted: Permit | Deferred
     ) -> Job | None:
@@ -296,6 +289,11 @@ class ListRefresher:
                 read_state.use_if_plausible(pager.items, pager.pages_read + 1, now, self._wall())
         self._on_end()
         return None
+
+
+def _reread_key(wanted: WorkspaceLists, _admitted: Permit | Deferred) -> None:
+    """Read the key of a rejected list again. If it has changed, the list is due at once."""
+    wanted.reread_key()
 
 
 def _admit_without_call() -> Permit:
