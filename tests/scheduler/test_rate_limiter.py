@@ -168,12 +168,14 @@ def test_rate_limit_without_reset_doubles_pause() -> None:
     assert rig.release(RateLimitInfo(is_rate_limited=True)) == 60
 
 
-@pytest.mark.parametrize(("resets_in", "stop"), [(1_200.0, 1_200), (-5.0, 60), (0.0, 60), (9_999.0, 60), (None, 60)])
+@pytest.mark.parametrize(
+    ("resets_in", "stop"), [(1_200.0, 1_200), (1.0, 1), (-5.0, 60), (0.0, 60), (9_999.0, 60), (None, 60)]
+)
 def test_rate_limit_pauses_until_valid_reset(resets_in: float | None, stop: float) -> None:
     """A reset in the past or beyond the window is ignored."""
     rig = make_rig()
     rig.acquire()
-    assert rig.release(RateLimitInfo(remaining=0, resets_in=resets_in, is_rate_limited=True)) == stop
+    assert rig.release(RateLimitInfo(resets_in=resets_in, is_rate_limited=True)) == stop
 
 
 def test_first_call_is_probe() -> None:
