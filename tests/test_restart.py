@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -335,15 +336,20 @@ def test_damaged_rows_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixt
     with restarts(tmp_path) as world:
         with world.start(events) as exporter:
             before = settle(exporter)
-        with contextlib.closing(sqlite3.connect(world.path)) as connection, connection:
-            connection.execute("UPDATE responses SET buckets = 'x' WHERE query = (SELECT min(id) FROM queries)")
-            connection.execute("UPDATE list_items SET items = '[[1]]'")
-        with world.start(events) as exporter:
-            page = exporter.page()
-            assert len(page.values(LATEST)) == 1
-            assert of_queries(settle(exporter)).keys() == of_queries(before).keys()
+        uneven = zlib.compress(b"[[[], [1], []]]")  # a start without a value
+        for damage in (
+            "UPDATE responses SET buckets = 'x' WHERE query = (SELECT min(id) FROM queries)",
+            f"INSERT INTO baselines SELECT min(id), 0, x'{uneven.hex()}' FROM queries",  # noqa: S608 - contains no input
+        ):
+            with contextlib.closing(sqlite3.connect(world.path)) as connection, connection:
+                connection.execute(damage)
+                connection.execute("UPDATE list_items SET items = '[[1]]'")
+            with world.start(events) as exporter:
+                page = exporter.page()
+                assert len(page.values(LATEST)) == 1
+                assert of_queries(settle(exporter)).keys() == of_queries(before).keys()
         messages = [record.message for record in caplog.records if record.message.startswith("Saved")]
-        assert messages == ["Saved list could not be read", "Saved query could not be read"]
+        assert messages == ["Saved list could not be read", "Saved query could not be read"] * 2
 
 
 def test_killed_exporter_shows_durable_state(tmp_path: Path) -> None:
