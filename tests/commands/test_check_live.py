@@ -481,10 +481,11 @@ def test_check_live_uses_half_of_lists_share(braze: CheckLiveRig) -> None:
     assert sum(path in lists_pool for path in paths) == 50
 
 
-def test_check_live_uses_half_of_rest(braze: CheckLiveRig) -> None:
-    """In the default pool, the calls are at most half of what the plan leaves of the share."""
-    # 250 calls an hour, of which the four queries need 60 each.
-    extra_yaml = "refresh_interval: {hour: 1m, day: 1m}\nbudget: {share: 0.001}\n"
+@pytest.mark.parametrize(("seconds", "calls"), [(60, 5), (58, 1)])
+def test_check_live_uses_half_of_rest(braze: CheckLiveRig, seconds: int, calls: int) -> None:
+    """In the default pool, the calls are at most half of what the plan leaves of the share, but at least one."""
+    # 250 calls an hour, of which the four queries need 60 or 62 each.
+    extra_yaml = f"refresh_interval: {{hour: {seconds}s, day: {seconds}s}}\nbudget: {{share: 0.001}}\n"
     (problem,) = braze.problems(EVENTS.replace(", baseline: {weeks: 4}", ""), extra_yaml=extra_yaml)
     assert problem.endswith(": deferred, because the budget or Braze's rate limit allows no more calls now")
-    assert len([request for request in braze.braze.requests if request.path != "/events/list"]) == (250 - 4 * 60) // 2
+    assert len([request for request in braze.braze.requests if request.path != "/events/list"]) == calls
