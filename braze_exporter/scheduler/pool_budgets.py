@@ -28,7 +28,7 @@ def exporter_budgets(
     share, reserve = settings.budget.share, settings.budget.reserve
     budgets: dict[Pool, PoolBudget] = {}
     for usage in usages:
-        left = max(0.0, usage.allowed_hourly_calls - usage.hourly_calls)
+        left = usage.allowed_hourly_calls - usage.hourly_calls
         history_burst = max(1, min(usage.burst - usage.query_count, int(left / 2)))
         planned_share = usage.hourly_calls / usage.pool.per_hour
         budgets[usage.pool] = PoolBudget(share, reserve, usage.burst, planned_share, history_burst)

@@ -162,7 +162,6 @@ class RateLimiter:
         """Change the budget. The limit that Braze has reported and the calls made so far still count."""
         self._refill(now)
         self._budget = budget
-        self._refill(now)
 
     def decide(self, now: float, priority: Priority = Priority.QUERY) -> Decision:
         """Return whether a call of this `priority` may be made at `now`."""
