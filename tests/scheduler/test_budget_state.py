@@ -367,7 +367,7 @@ def written(rig: RestartRig, column: str) -> object:
 
 
 def test_state_file_has_no_balance_while_calls_are_made(rig: RestartRig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The balance is written once calls have ceased, and taken out again by the next call."""
+    """The balance is written once calls have ceased, and taken out again by the next call, but not by a reload."""
     monkeypatch.setattr(writer, "WRITE_INTERVAL_SECONDS", 60)
     with rig.start() as exporter:
         rig.load(exporter)
@@ -382,6 +382,9 @@ def test_state_file_has_no_balance_while_calls_are_made(rig: RestartRig, monkeyp
             exporter.save().result(10)
             balances.append(written(rig, "balance"))
         assert balances == [0, 0, 1]
+        rig.load(exporter, events=EVENTS.partition("\n")[0])
+        exporter.save().result(10)
+        assert written(rig, "balance") == 1
         rig.scrape(exporter)
         wait_until(lambda: written(rig, "balance") == 0, "the balance is taken out")
 
