@@ -193,6 +193,25 @@ def test_oversized_responses_are_requested_in_smaller_chunks(tmp_path: Path) -> 
         assert is_complete(backfill)
 
 
+def test_oversized_bucket_is_rejected(tmp_path: Path) -> None:
+    """If the response for a single bucket is oversized, the query is rejected."""
+    with prepared_backfill(
+        tmp_path, EVENT, silent_traffic(), START, END, extra_yaml="budget: {concurrency: 1}\n"
+    ) as backfill:
+        backfill.braze.inject(transfer_faults.huge(9 * 1024**2))
+        with pytest.raises(BackfillError, match="Braze rejected 1 query"):
+            backfill.run()
+        assert [request.params["length"] for request in backfill.braze.requests] == [
+            "100",
+            "50",
+            "25",
+            "12",
+            "6",
+            "3",
+            "1",
+        ]
+
+
 def test_oversized_responses_after_interrupt_are_complete(tmp_path: Path) -> None:
     """A chunk that was only partly fetched in smaller requests is fetched again by the next run."""
     with prepared_backfill(
