@@ -188,8 +188,10 @@ def test_backfill_prints_instructions(command: tuple[str, ...], tmp_path: Path) 
     assert [line for line in lines if not line.startswith("# ")] == [
         f'promtool tsdb create-blocks-from openmetrics --max-block-duration=720h {tmp_path}/history.om "${{DATA:?}}"'
     ]
-    assert re.match(r"# .*/history\.om contains 7,997 samples of 2 series, from 20\d\d-.*Z to 20\d\d-.*Z\.$", lines[0])
     oldest = datetime.fromisoformat(START) + timedelta(hours=2)  # the end of the first hour, plus `settle`
+    newest = datetime.fromisoformat(END) - timedelta(hours=1)
+    times = f"from {oldest:%Y-%m-%dT%H:%M:%SZ} to {newest:%Y-%m-%dT%H:%M:%SZ}"
+    assert lines[0].endswith(f"/history.om contains 7,997 samples of 2 series, {times}.")
     days = ceil((datetime.now(UTC) - oldest) / timedelta(days=1)) + 1
     assert f"--storage.tsdb.retention.time={days}d or more" in done.stdout
     assert lines[-1] == (
