@@ -5,7 +5,6 @@ Times in the state file are in seconds since the epoch, since a monotonic clock 
 
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,17 +40,17 @@ def restore_list(
 ) -> ListReadState | None:
     """Return the state of a list as it was when it was saved, or None if its rows are damaged.
 
-    `now` is by the monotonic clock, `wall` in seconds since the epoch. If the clock was set back, the list waits for at
-    most its interval.
+    `now` is by the monotonic clock, `wall` in seconds since the epoch. The list waits for at most its interval, also if
+    the clock was set back.
     """
-    (*_, read_at, ended_at, next_at, failures, error, suspect_since), items = saved
+    (*_, read_at, next_at, failures, error, suspect_since), items = saved
 
     def to_monotonic(time: float) -> float:
         return now - max(0.0, wall - float(time))
 
     try:
-        wait = min(float(next_at) - wall, LIST_INTERVAL_SECONDS if ended_at > wall else math.inf)
-        read_state = ListReadState(workspace_key, list_endpoint, now + wait, failures=int(failures))
+        next_at = now + min(float(next_at) - wall, LIST_INTERVAL_SECONDS)
+        read_state = ListReadState(workspace_key, list_endpoint, next_at, failures=int(failures))
         read_state.error, read_state.read_at, read_state.key_checked_at = restore_error(error), float(read_at), now
         if suspect_since is not None:
             read_state.suspect_since = to_monotonic(suspect_since)
@@ -79,7 +78,6 @@ def list_row(read_state: ListReadState, offset: float) -> Sequence[object]:
     return (
         *saved_list_key(read_state),
         read_state.read_at,
-        read_state.key_checked_at + offset,
         read_state.next_at + offset,
         read_state.failures,
         save_error(read_state.error),

@@ -135,7 +135,6 @@ TABLES = (
         url TEXT,
         path TEXT,                   -- path of the list endpoint
         read_at REAL NOT NULL,       -- when the list was last read to its end and used; 0 before the first time
-        ended_at REAL NOT NULL,      -- when the last read ended
         next_at REAL NOT NULL,       -- when the list is read next
         failures INTEGER NOT NULL,   -- number of consecutive failures
         error TEXT,                  -- JSON list: why the last read failed; null if it succeeded
