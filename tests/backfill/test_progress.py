@@ -10,7 +10,15 @@ from braze_exporter.backfill.progress import Progress, ProgressState, format_rat
 
 @pytest.mark.parametrize(
     ("seconds", "expected"),
-    [(0.4, "0 s"), (119, "119 s"), (120, "2 min"), (3_600, "60 min"), (7_200, "2 h"), (172_800, "2 days")],
+    [
+        (0.4, "0 s"),
+        (119, "119 s"),
+        (120, "2 min"),
+        (3_600, "60 min"),
+        (7_200, "2 h"),
+        (172_799, "48 h"),
+        (172_800, "2 days"),
+    ],
 )
 def test_span_is_rounded(seconds: float, expected: str) -> None:
     """A span is shown in the largest unit that is precise enough."""
