@@ -182,6 +182,13 @@ def test_single_dst_hour_is_first_pass_unless_next_follows() -> None:
     assert points(body(rows[1:]), query(Unit.HOUR, zone)) == parsed[1:]
 
 
+def test_days_with_dst_change_are_not_hours() -> None:
+    """Days instead of hours are an error, also if one of them has 23 hours."""
+    rows = [{"time": f"2026-03-{day}", "count": 1} for day in ("07T05:00:00Z", "08T05:00:00Z", "09T04:00:00Z")]
+    with pytest.raises(BrazeError, match="the rows are days instead of hours"):
+        points(body(rows), query(Unit.HOUR, ZoneInfo("America/New_York")))
+
+
 @pytest.mark.parametrize("written", ["2026-11-23T12:20:00Z", "2026-11-23T12:00:01Z", "2026-11-23T07:30:00"])
 def test_hour_off_the_hour_is_rejected(written: str) -> None:
     """An hour that does not begin on the hour is an error."""
