@@ -33,7 +33,7 @@ from braze_exporter.braze.series import Point
 from braze_exporter.braze.transport import open_session
 from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.metrics.baseline import Baseline
-from braze_exporter.scheduler.history_ranges import build_chunks, history_bounds
+from braze_exporter.scheduler.history_ranges import build_chunks, chunk_range, history_bounds, missing_ranges
 from braze_exporter.simulator.reply import Reply
 
 BASELINE = "braze_custom_events_hourly_baseline"
@@ -137,11 +137,12 @@ def test_history_is_fetched_without_gaps(unit: Unit, weeks: int) -> None:
     """The chunks of the history overlap each other and the usual fetches, and cover all weeks."""
     query_ = query(unit, weeks)
     chunks = build_chunks(query_, *history_bounds(query_, NOW), MAX_LENGTH)
-    reach = [(chunk.ending_at - MAX_LENGTH * unit.seconds, chunk.ending_at) for chunk in chunks if chunk.ending_at]
-    assert len(reach) == len(chunks)
+    reach = [chunk_range(chunk) for chunk in chunks]
     assert reach[0][1] > NOW - query_.length * unit.seconds
     assert all(newer[0] <= older[1] for newer, older in itertools.pairwise(reach))
-    assert all((end + 1) % 3_600 == 0 for _, end in reach)
+    assert all(start % 3_600 == (end + 1) % 3_600 == 0 for start, end in reach)
+    assert all(end + 1 - start == MAX_LENGTH * unit.seconds for start, end in reach)
+    assert missing_ranges(query_, reach, NOW) == []
     assert reach[-1][0] <= NOW - weeks * WEEK_SECONDS - query_.settle_seconds - unit.seconds
     assert len(chunks) <= weeks * WEEK_SECONDS / ((MAX_LENGTH - 1) * unit.seconds) + 1
 
