@@ -130,6 +130,20 @@ def test_backfill_without_remaining_budget_is_refused(tmp_path: Path) -> None:
         assert backfill.braze.requests == []
 
 
+def test_backfill_with_one_call_per_hour_runs(tmp_path: Path) -> None:
+    """If the exporter leaves two calls per hour of the share, the backfill makes one."""
+    # 2,000 calls an hour, of which the queries need 1,800, 180 and 18.
+    refreshes = {"a": "2s", "b": "20s", "c": "200s"}
+    events = "\n".join(f"{{event: {name}, refresh_interval: {refresh}}}" for name, refresh in refreshes.items())
+    traffic, extra_yaml = RecordedCounts(events=[*refreshes]), "budget: {share: 0.008}\n"
+    with prepared_backfill(tmp_path, events, traffic, "2026-11-01", "2026-11-02", extra_yaml=extra_yaml) as backfill:
+        start = backfill.clock.now
+        backfill.begin().end(step=100)
+        times = [request.time - start for request in backfill.braze.requests]
+    assert len(times) == 3
+    assert all(time >= HOUR * number for number, time in enumerate(times))
+
+
 def test_fully_used_pool_without_calls_is_ignored(tmp_path: Path) -> None:
     """If the exporter needs the whole share of a pool for which the backfill has no calls, the backfill runs."""
     products = "".join(f"      - {{product: product {number}, unit: day}}\n" for number in range(25))
