@@ -278,6 +278,8 @@ def test_new_window_starts_with_known_limit() -> None:
     rig.release(RateLimitInfo(limit=6, remaining=5, resets_in=10))
     rig.now = 11.0
     assert [rig.acquire() for _ in range(4)] == [True, True, True, False]
+    rig.now = 3_610.0  # the end of the window, whose length is estimated
+    assert rig.acquire()
 
 
 def test_raised_limit_applies_at_once() -> None:
