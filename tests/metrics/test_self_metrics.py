@@ -34,8 +34,8 @@ REASONS = {
 }
 
 
-def test_failed_requests_have_each_reason_from_the_start() -> None:
-    """`braze_api_requests_failed_total` is 0 for each reason before the first request of an endpoint."""
+def test_metrics_of_requests_are_0_from_the_start() -> None:
+    """Counters and histograms are 0 before the first request of an endpoint, and failures for each reason."""
     with running_exporter("{event: purchase}", RecordedCounts(events=["purchase"])) as exporter:
         page = exporter.page()
     counts = {
@@ -44,6 +44,12 @@ def test_failed_requests_have_each_reason_from_the_start() -> None:
         if name == "braze_api_requests_failed_total" and dict(labels)["path"] == "/events/data_series"
     }
     assert counts == dict.fromkeys(REASONS, 0)
+    for name in (
+        "braze_api_request_duration_seconds_count",
+        "braze_api_requests_deferred_total",
+        "braze_bucket_revision_delay_seconds_count",
+    ):
+        assert page.values(name) == [0]
 
 
 @pytest.mark.parametrize("openmetrics", [False, True])
