@@ -4,8 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from braze_exporter.braze.errors import BrazeError, Reason
-from braze_exporter.braze.rows import invalid_response
+from braze_exporter.braze.errors import BrazeError, Reason, invalid_response
 
 # Older documentation describes this response for maintenance: it is accepted, but not processed.
 QUEUED_DETAIL = "request queued by Braze during maintenance"

@@ -57,3 +57,8 @@ class BrazeError(Exception):
         The frames of a traceback reference the response, so a stored error would keep it in memory.
         """
         return BrazeError(self.reason, self.detail, is_transient=self.is_transient)
+
+
+def invalid_response(detail: str) -> BrazeError:
+    """Return the error for an invalid response. `detail` must contain no value of the body."""
+    return BrazeError(Reason.INVALID_RESPONSE, f"malformed response: {detail}")

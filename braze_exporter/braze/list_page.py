@@ -1,9 +1,9 @@
 """Parse a page of one of Braze's lists into items. No I/O."""
 
 from braze_exporter.braze.body import parse_body
+from braze_exporter.braze.errors import invalid_response
 from braze_exporter.braze.lists import ListEndpoint, ListItem
 from braze_exporter.braze.names import clean_text
-from braze_exporter.braze.rows import invalid_response
 
 
 def parse_list_page(list_endpoint: ListEndpoint, body: bytes) -> tuple[ListItem | None, ...]:

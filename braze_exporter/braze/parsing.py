@@ -17,17 +17,11 @@ from zoneinfo import ZoneInfo
 from braze_exporter.braze.body import parse_body
 from braze_exporter.braze.buckets import bucket_number, midnight
 from braze_exporter.braze.calls import RateLimitHeaders
-from braze_exporter.braze.errors import Reason
+from braze_exporter.braze.errors import Reason, invalid_response
+from braze_exporter.braze.json_objects import compact_object
 from braze_exporter.braze.kinds import MAX_LENGTH, Unit
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.rows import (
-    ParsedTime,
-    compact_object,
-    invalid_response,
-    parse_columns,
-    parse_time,
-    select_rows,
-)
+from braze_exporter.braze.rows import ParsedTime, parse_columns, parse_time, select_rows
 from braze_exporter.braze.series import ABSENT, Series
 
 # Smaller values of the reset header are seconds from now, since as epoch seconds they would be before September 2001.

@@ -1,80 +1,28 @@
-"""Parse the rows of a response: their times as written, and their numbers as columns, one for each series. No I/O.
+"""Parse the rows of a response: their times as written, and their numbers as columns, one for each series. No I/O."""
 
-Statistics, channels and steps may be absent or unknown. A null is a hole: a bucket without a number. A value that is
-neither a number nor null makes the whole response an error. It is never counted as zero.
-"""
-
-import functools
-import math
-from array import array
-from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from itertools import chain
-from types import NoneType
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
-from braze_exporter.braze.errors import BrazeError, Reason
+from braze_exporter.braze.columns import parse_column
+from braze_exporter.braze.errors import invalid_response
+from braze_exporter.braze.json_objects import Row, as_mapping
 from braze_exporter.braze.kinds import ResponseFormat
+from braze_exporter.braze.message_columns import (
+    REVENUE_STAT,
+    Column,
+    MessageColumns,
+    campaign_messages,
+    canvas_messages,
+)
 from braze_exporter.braze.metric_group import MetricGroup
-from braze_exporter.braze.names import clean_text, normalize_id
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.series import ABSENT, HOLE, Series, SeriesHead, only_head
+from braze_exporter.braze.series import Series, only_head
 
-# Marks a row that does not have a series, and the value of unique users that several entries of a row have.
-_MISSING, _OMITTED = object(), object()
 # Years outside this range are errors, and could exceed the range of `datetime` arithmetic.
 _VALID_YEARS = range(2000, 2200)
 # The longest dates, such as `2026-11-23` and `2026-W48-1`. The shortest date with an hour is `20261123T12`.
 _DATE_LENGTH = len("YYYY-MM-DD")
-# The fields of a message entry that are not statistics.
-_NON_STATISTIC_FIELDS = {"variation_api_id", "variation_name", "name"}
-# Larger numbers are not exact in floating point, and their sums could exceed its range.
-_MAX_NUMBER = 2.0**53
-# The only statistic of a message that can be negative, because of refunds.
-_REVENUE_STAT = "revenue"
-
-
-class CompactObject:
-    """A JSON object without nested values, in a fourth of the memory of a `dict`."""
-
-    __slots__ = ("_fields", "_values")
-
-    def __init__(self, fields: tuple[str, ...], values: Sequence[Any]) -> None:
-        """Create an object with these values of `fields`."""
-        self._fields = fields
-        self._values = array("d", values) if _are_amounts(values) else values
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the fields, as a mapping does."""
-        return iter(self._fields)
-
-    def values(self) -> Sequence[Any]:
-        """Return the values in the order of the fields."""
-        return self._values
-
-    def items(self) -> Iterable[tuple[str, Any]]:
-        """Return the fields with their values."""
-        return zip(self._fields, self._values, strict=True)
-
-    def get(self, field: str) -> Any:  # noqa: ANN401 - a value of JSON
-        """Return the value of a field, or None if the object does not have it."""
-        return dict(self.items()).get(field)
-
-
-def compact_object(document: dict[str, Any]) -> "Row":
-    """Return a JSON object as a `CompactObject`, unless it has nested values or is a row. A hook for `json.loads`."""
-    if "time" in document or not {*map(type, document.values())}.isdisjoint({dict, list, CompactObject}):
-        return document
-    return CompactObject(_intern(tuple(document)), tuple(document.values()))
-
-
-@functools.lru_cache(maxsize=1_024)  # most objects have the same fields
-def _intern(fields: tuple[str, ...]) -> tuple[str, ...]:
-    return fields
-
-
-Row: TypeAlias = Mapping[str, Any] | CompactObject
 
 
 class ParsedTime(NamedTuple):
@@ -82,29 +30,6 @@ class ParsedTime(NamedTuple):
 
     moment: datetime
     is_date: bool
-
-
-class _Part(NamedTuple):
-    """What identifies a variation of a campaign or a step of a Canvas: its id, or its name if it has no id.
-
-    `name` is empty if there is an id, since the name of an id can change.
-    """
-
-    id: str
-    name: str
-
-
-# The statistics of one channel of a part: the part and its name, the channel and the entry. If Braze sends null instead
-# of an entry, the part is None if the null applies to all parts, and the channel is None if it applies to all channels.
-_MessageStats: TypeAlias = tuple[_Part | None, str, str | None, Row | None]
-
-# What identifies a series, and its values.
-_Column: TypeAlias = tuple[SeriesHead, "array[float]"]
-
-
-def invalid_response(detail: str) -> BrazeError:
-    """Return the error for an invalid response. `detail` must contain no value of the body."""
-    return BrazeError(Reason.INVALID_RESPONSE, f"malformed response: {detail}")
 
 
 def select_rows(query: Query, data: object) -> list[Row]:
@@ -141,251 +66,26 @@ def parse_columns(query: Query, rows: Sequence[Row], starts: tuple[int, ...], zo
         yield Series(head, starts, values, zone)
 
 
-def _columns(query: Query, rows: Sequence[Row]) -> Iterator[_Column]:
+def _columns(query: Query, rows: Sequence[Row]) -> Iterator[Column]:
     kind = query.kind
     match kind.response_format:
         case ResponseFormat.ROWS:
             yield from _parse_fields(rows, {query.metric_group: kind.value_field})
         case ResponseFormat.CAMPAIGN:
             stats_group, message_revenue, conversions, revenue, recipients = kind.metric_groups
-            fields = {conversions: "conversions", revenue: _REVENUE_STAT, recipients: "unique_recipients"}
+            fields = {conversions: "conversions", revenue: REVENUE_STAT, recipients: "unique_recipients"}
             yield from _parse_fields(rows, fields)
-            yield from _MessageColumns(rows, _campaign_messages).columns(stats_group, message_revenue)
+            yield from MessageColumns(rows, campaign_messages).columns(stats_group, message_revenue)
         case ResponseFormat.CANVAS:
             entries, conversions, revenue, stats_group, message_revenue = kind.metric_groups
-            fields = {entries: "entries", conversions: "conversions", revenue: _REVENUE_STAT}
-            yield from _parse_fields([_as_mapping(row.get("total_stats")) for row in rows], fields)
-            yield from _MessageColumns(rows, _canvas_messages).columns(stats_group, message_revenue)
+            fields = {entries: "entries", conversions: "conversions", revenue: REVENUE_STAT}
+            yield from _parse_fields([as_mapping(row.get("total_stats")) for row in rows], fields)
+            yield from MessageColumns(rows, canvas_messages).columns(stats_group, message_revenue)
 
 
-def _parse_fields(rows: Sequence[Row], fields: Mapping[MetricGroup, str]) -> Iterator[_Column]:
+def _parse_fields(rows: Sequence[Row], fields: Mapping[MetricGroup, str]) -> Iterator[Column]:
     """Yield the columns of metric groups without series labels."""
     for metric_group, field in fields.items():
         column = [row.get(field) for row in rows]
-        values = _parse_column(column, field, can_be_negative=metric_group.can_be_negative)
+        values = parse_column(column, field, can_be_negative=metric_group.can_be_negative)
         yield only_head(metric_group), values
-
-
-def _parse_column(values: Sequence[Any], field: str, *, can_be_negative: bool) -> "array[float]":
-    """Return the values of a series. Raises `BrazeError` if one is neither a valid number nor null."""
-    if _are_amounts(values):  # as almost always
-        return array("d", values)
-    return array("d", [_parse_number(value, field, can_be_negative=can_be_negative) for value in values])
-
-
-def _are_amounts(values: Sequence[Any]) -> bool:
-    """Return whether all values are valid numbers, and none is negative. If not, they may still be valid."""
-    is_numeric = bool(values) and {*map(type, values)} <= {int, float}
-    return is_numeric and min(values) >= 0 and sum(values) <= _MAX_NUMBER
-
-
-def _parse_number(value: object, field: str, *, can_be_negative: bool) -> float:
-    """Return `value` as a number, `HOLE` or `ABSENT`. Raises `BrazeError` if it is neither a valid number nor null."""
-    if value is None:
-        return HOLE
-    if value is _MISSING or value is _OMITTED:
-        return ABSENT
-    try:
-        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    except OverflowError:
-        number = math.nan
-    if not math.isfinite(number) or (number < 0 and not can_be_negative):
-        raise invalid_response(f"{field} is not a {'' if can_be_negative else 'non-negative '}number")
-    if abs(number) > _MAX_NUMBER:
-        raise invalid_response(f"{field} is too large")
-    return number
-
-
-class _Channel:
-    """The entries of one channel of a part. `rows` has the index of the row of each, in ascending order."""
-
-    def __init__(self) -> None:
-        self.rows: list[int] = []
-        self._entries: dict[tuple[str, ...], list[tuple[int, Row]]] = {}  # those with the same fields
-
-    def add(self, index: int, entry: Row) -> None:
-        """Add an entry in the row at `index`."""
-        self.rows.append(index)
-        self._entries.setdefault(tuple(entry), []).append((index, entry))
-
-    def statistics(self, length: int, holes: Container[int]) -> tuple[tuple[str, ...], Sequence["array[float]"]]:
-        """Return the names of the statistics, and the values of each in `length` rows.
-
-        `holes` are the rows that should have all statistics. Raises `BrazeError` if a statistic is sometimes a number
-        and sometimes something else.
-        """
-        if len(self._entries) == 1 and self.rows == [*range(length)]:  # as almost always
-            ((fields, entries),) = self._entries.items()
-            stats, indexes = _statistic_fields(fields)
-            columns = [*zip(*[entry.values() for _, entry in entries], strict=True)]
-            numbers = [*chain.from_iterable([columns[index] for index in indexes])]
-            if _are_amounts(numbers):
-                flat = array("d", numbers)
-                return stats, [flat[at : at + length] for at in range(0, len(flat), length)]
-        parsed = {stat: _parse_stat(stat, column, holes) for stat, column in self._columns(length).items()}
-        known = {stat: values for stat, values in parsed.items() if values is not None}
-        return tuple(known), [*known.values()]
-
-    def _columns(self, length: int) -> Mapping[str, Sequence[Any]]:
-        """Return the values of each field in `length` rows."""
-        columns: dict[str, Sequence[Any]] = {}
-        for fields, entries in self._entries.items():
-            rows = [index for index, _ in entries]
-            for field, values in zip(fields, zip(*(entry.values() for _, entry in entries), strict=True), strict=True):
-                stat = clean_text(field)
-                column = [*columns.get(stat, [_MISSING] * length)]
-                for index, value in zip(rows, values, strict=True):
-                    column[index] = value if column[index] is _MISSING else _add_entries(column[index], value, stat)
-                columns[stat] = column
-        return columns
-
-
-@functools.lru_cache(maxsize=1_024)  # most entries have the same fields
-def _statistic_fields(fields: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return the fields that can be statistics, and their indexes. If their names are not unique, return none."""
-    known = {clean_text(field): index for index, field in enumerate(fields)}
-    if len(known) < len(fields):
-        return (), ()
-    chosen = {stat: index for stat, index in known.items() if stat not in _NON_STATISTIC_FIELDS}
-    return tuple(chosen), tuple(chosen.values())
-
-
-@functools.lru_cache(maxsize=8_192)  # all responses to a query have the same series
-def _message_heads(
-    groups: tuple[MetricGroup, MetricGroup], part: _Part, name: str, channel: str, stats: tuple[str, ...]
-) -> tuple[SeriesHead, ...]:
-    """Return the heads of the series of a channel of a part. `groups` are those of the counts and of the revenue."""
-    stats_group, revenue_group = groups
-    id_label = next(label for label in stats_group.series_labels if label.endswith("_id"))
-    values_by_label = {"channel": channel, id_label: part.id, id_label.removesuffix("_id"): name}
-    labels = tuple([(label, values_by_label[label]) for label in revenue_group.series_labels])
-    key = (*part, channel)
-    return tuple(
-        SeriesHead(revenue_group, labels, (revenue_group.name, *key))
-        if stat == _REVENUE_STAT
-        else SeriesHead(stats_group, (*labels, _stat_label(stat)), (stats_group.name, *key, stat))
-        for stat in stats
-    )
-
-
-@functools.lru_cache(maxsize=1_024)  # all channels have the same statistics
-def _stat_label(stat: str) -> tuple[str, str]:
-    return "stat", stat
-
-
-class _MessageColumns:
-    """The message statistics of a response, by channel and part.
-
-    If a row has several entries for the same statistic, their values are summed. Unique users cannot be summed, since a
-    user may be in several entries, so such a value is omitted.
-    """
-
-    def __init__(self, rows: Sequence[Row], messages: Callable[[Row], Iterator[_MessageStats]]) -> None:
-        """Read the statistics that `messages` yields for each row."""
-        self._length = len(rows)
-        self._channels: defaultdict[tuple[_Part, str], _Channel] = defaultdict(_Channel)
-        self._names: dict[_Part, str] = {}
-        # The rows in which Braze sends null instead of statistics: for the part and the channel, or for all (None).
-        self._rows_with_null: dict[tuple[_Part | None, str | None], set[int]] = {}
-        for index, row in enumerate(rows):
-            for part, name, channel, entry in messages(row):
-                if part is None or channel is None or entry is None:
-                    self._rows_with_null.setdefault((part, channel), set()).add(index)
-                    continue
-                if name:
-                    self._names[part] = name
-                self._channels[part, channel].add(index, entry)
-
-    def columns(self, stats_group: MetricGroup, revenue_group: MetricGroup) -> Iterator[_Column]:
-        """Yield each column, labeled with the newest name of its part.
-
-        Revenue has a metric group of its own, since it is not a count. Raises `BrazeError` if a statistic is sometimes
-        a number and sometimes something else.
-        """
-        for (part, channel), of_channel in self._channels.items():
-            names = ((None, None), (part, None), (None, channel), (part, channel))
-            holes = {*of_channel.rows}.union(*(self._rows_with_null.get(name, ()) for name in names))
-            stats, columns = of_channel.statistics(self._length, holes)
-            heads = _message_heads((stats_group, revenue_group), part, self._names.get(part, ""), channel, stats)
-            yield from zip(heads, columns, strict=True)
-
-
-def _parse_stat(stat: str, column: Sequence[Any], holes: Container[int]) -> "array[float] | None":
-    """Return the values of a column, or None if it is not a statistic. `holes` are the rows that should have it."""
-    types = {*map(type, column)}
-    if stat in _NON_STATISTIC_FIELDS or types == {object}:
-        return None
-    if not types <= {int, float, NoneType, object}:
-        if types & {int, float}:
-            raise invalid_response(f"{stat} is not a number")
-        return None
-    if object in types:
-        column = [None if value is _MISSING and index in holes else value for index, value in enumerate(column)]
-    return _parse_column(column, stat, can_be_negative=stat == _REVENUE_STAT)
-
-
-def _add_entries(known: Any, value: Any, field: str) -> object:  # noqa: ANN401 - values of JSON
-    """Return the sum of a statistic in two entries of a row."""
-    if field.startswith("unique_"):
-        return _OMITTED
-    if known is None or value is None:
-        return None
-    if not {type(known), type(value)} & {int, float}:
-        return value
-    return sum(_parse_number(each, field, can_be_negative=field == _REVENUE_STAT) for each in (known, value))
-
-
-def _campaign_messages(row: Row) -> Iterator[_MessageStats]:
-    """Yield the message statistics in a row of a campaign.
-
-    Each channel has a list with one entry per variation. The list may be empty. The entry of a control group has
-    enrolled users, but no sent messages. The entries of multivariate campaigns may have a name and no id.
-    """
-    if row.get("messages") is None:
-        yield None, "", None, None
-    for name_of_channel, entries in _as_mapping(row.get("messages")).items():
-        channel = clean_text(name_of_channel)
-        if entries is None:
-            yield None, "", channel, None
-        for entry in _as_mappings(entries):
-            part, name = _identify_part(entry.get("variation_api_id"), entry.get("variation_name"))
-            yield part, name, channel, entry
-
-
-def _canvas_messages(row: Row) -> Iterator[_MessageStats]:
-    """Yield the message statistics in a row of a Canvas.
-
-    The row maps step ids to objects with the step's name and a list of entries per channel.
-    """
-    if row.get("step_stats") is None:
-        yield None, "", None, None
-    for step, stats in _as_mapping(row.get("step_stats")).items():
-        step_stats = _as_mapping(stats)
-        part, name = _identify_part(step, step_stats.get("name"))
-        if step_stats.get("messages") is None:
-            yield part, "", None, None
-        for name_of_channel, entries in _as_mapping(step_stats.get("messages")).items():
-            channel = clean_text(name_of_channel)
-            if entries is None:
-                yield part, "", channel, None
-            for entry in _as_mappings(entries):
-                yield part, name, channel, entry
-
-
-def _identify_part(part_id: object, name: object) -> tuple[_Part, str]:
-    """Return the part with this id, or with this name if the id is missing or empty, and the name."""
-    return _make_part(part_id if isinstance(part_id, str) else "", name if isinstance(name, str) else "")
-
-
-@functools.lru_cache(maxsize=8_192)  # all rows have the same parts
-def _make_part(part_id: str, name: str) -> tuple[_Part, str]:
-    known_id, clean_name = normalize_id(clean_text(part_id)), clean_text(name)
-    return _Part(known_id, "" if known_id else clean_name), clean_name
-
-
-def _as_mapping(value: object) -> Row:
-    return value if isinstance(value, dict | CompactObject) else {}
-
-
-def _as_mappings(value: object) -> list[Row]:
-    return [item for item in value if isinstance(item, dict | CompactObject)] if isinstance(value, list) else []

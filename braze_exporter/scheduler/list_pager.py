@@ -2,8 +2,8 @@
 
 from braze_exporter.braze.calls import Permit
 from braze_exporter.braze.client import Client
+from braze_exporter.braze.errors import invalid_response
 from braze_exporter.braze.lists import ListEndpoint, ListItem
-from braze_exporter.braze.rows import invalid_response
 
 # Braze's rate limit allows this number of pages of events and products per hour. No list should be longer.
 MAX_PAGES = 1_000
