@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
-from braze_exporter.metrics.rows import SeriesView
 from braze_exporter.metrics.self_metrics import SelfMetrics
+from braze_exporter.metrics.series_view import SeriesView
 from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.list_refresh import ListState
 from braze_exporter.scheduler.plan import Plan

@@ -12,9 +12,10 @@ from braze_exporter.metrics.counters import Counters
 from braze_exporter.metrics.data_quality import is_timezone_mismatch, revision_delays
 from braze_exporter.metrics.exposition import format_header, format_labels, format_samples
 from braze_exporter.metrics.families import Family, build_counter
-from braze_exporter.metrics.rows import QueryRow, SeriesView, expiry_time
+from braze_exporter.metrics.rows import QueryRow, expiry_time
 from braze_exporter.metrics.self_families import QUERIES, UP, QueryStatus
 from braze_exporter.metrics.self_metrics import SelfMetrics
+from braze_exporter.metrics.series_view import SeriesView
 from braze_exporter.scheduler.plan import counter_sources
 from braze_exporter.scheduler.query_state import FetchResult, QueryState, Response
 from braze_exporter.scheduler.saved_queries import SavedQueries

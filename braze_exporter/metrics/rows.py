@@ -14,6 +14,7 @@ from braze_exporter.metrics.baseline import Baseline
 from braze_exporter.metrics.counters import Counters
 from braze_exporter.metrics.exposition import format_labels, format_samples
 from braze_exporter.metrics.families import GAUGE_HELP, QUERY_FAMILIES, Family, build_gauge
+from braze_exporter.metrics.series_view import SeriesView
 from braze_exporter.scheduler.query_rows import BaselineValues, SavedHead
 from braze_exporter.scheduler.query_state import QueryState, Response
 from braze_exporter.scheduler.saved_queries import RestoredSeries
@@ -49,28 +50,6 @@ class SeriesRow:
         """Set `newest_start` to `start`, the newest bucket in a response, if that is newer."""
         if start is not None and (self.newest_start is None or start > self.newest_start):
             self.newest_start = start
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesView:
-    """One series of a query with the last response of the query.
-
-    `settled_count` and `ended_count` are how many points of the series had settled and ended when the response was
-    requested. `latest`, `settled` and `baseline` are the values of the gauges, None where a gauge is absent.
-    `bucket_starts` are the starts of the latest and the settled bucket. `total` is the exported value of the counter,
-    or None if the series has no counter.
-    """
-
-    query_state: QueryState
-    series: Series
-    response: Response | None
-    settled_count: int
-    ended_count: int
-    latest: float | None
-    settled: float | None
-    baseline: float | None
-    bucket_starts: tuple[int | None, int | None]
-    total: float | None
 
 
 class QueryRow:

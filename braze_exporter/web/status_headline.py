@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from braze_exporter.braze.series import Series, SeriesHead, only_head
-from braze_exporter.metrics.rows import SeriesView
+from braze_exporter.metrics.series_view import SeriesView
 
 
 def representative_view(views: Sequence[SeriesView]) -> SeriesView:

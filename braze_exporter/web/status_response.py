@@ -13,7 +13,6 @@ from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.exporter.snapshot import ActiveWorkspace, Snapshot
 from braze_exporter.metrics.collector import query_status
 from braze_exporter.metrics.families import build_counter, build_gauge
-from braze_exporter.metrics.rows import SeriesView
 from braze_exporter.metrics.self_families import (
     RATE_LIMIT,
     RATE_LIMIT_REMAINING,
@@ -23,6 +22,7 @@ from braze_exporter.metrics.self_families import (
     QueryStatus,
 )
 from braze_exporter.metrics.self_metrics import SelfMetrics
+from braze_exporter.metrics.series_view import SeriesView
 from braze_exporter.scheduler.admission import LimiterStatus
 from braze_exporter.scheduler.pool_usage import PoolUsage
 from braze_exporter.web import status_lists, status_messages

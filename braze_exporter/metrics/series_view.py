@@ -1,0 +1,28 @@
+"""What the status page shows of a series."""
+
+from dataclasses import dataclass
+
+from braze_exporter.braze.series import Series
+from braze_exporter.scheduler.query_state import QueryState, Response
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesView:
+    """One series of a query with the last response of the query.
+
+    `settled_count` and `ended_count` are how many points of the series had settled and ended when the response was
+    requested. `latest`, `settled` and `baseline` are the values of the gauges, None where a gauge is absent.
+    `bucket_starts` are the starts of the latest and the settled bucket. `total` is the exported value of the counter,
+    or None if the series has no counter.
+    """
+
+    query_state: QueryState
+    series: Series
+    response: Response | None
+    settled_count: int
+    ended_count: int
+    latest: float | None
+    settled: float | None
+    baseline: float | None
+    bucket_starts: tuple[int | None, int | None]
+    total: float | None
