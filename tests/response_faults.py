@@ -8,9 +8,10 @@ from http import HTTPStatus
 from typing import Any, Literal
 
 from fault_injection import Exchange, Fault, with_name
+from wsgi_server import status_phrase
 
 from braze_exporter.simulator.rate_limit import EMPTY_HEADERS, LIMIT_HEADER, REMAINING_HEADER, RESET_HEADER
-from braze_exporter.simulator.reply import Reply, encode_json, status_phrase
+from braze_exporter.simulator.reply import Reply, encode_json
 
 _MESSAGES: Mapping[int, str] = {
     404: "Invalid URL",

@@ -8,9 +8,9 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from braze_variants import UnknownEvent, VariableBraze
 from fault_injection import Fault, FaultInjector, FaultTarget
 from request_log import LoggedBody, RequestLog
+from wsgi_server import status_phrase
 
 from braze_exporter.simulator.demo_config import KEY, ZONE
-from braze_exporter.simulator.reply import status_phrase
 from braze_exporter.simulator.request import Request
 from braze_exporter.simulator.traffic import DEMO
 
@@ -65,14 +65,16 @@ class FaultInjectingBraze(VariableBraze):
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Respond to one request (PEP 3333). Raises `Disconnect` if the connection must be broken."""
-        request = Request.read(environ, self.clock())
+        headers = ((name[5:].replace("_", "-"), value) for name, value in environ.items() if name[:5] == "HTTP_")
+        path, query = environ.get("PATH_INFO", ""), environ.get("QUERY_STRING", "")
+        request = Request.parse(environ["REQUEST_METHOD"], path, query, headers, self.clock())
         self._request_log.start(request)
         try:
-            reply = self._faults.apply(request, lambda: self._respond(request))
-            headers = dict(reply.headers)
+            reply = self._faults.apply(request, lambda: self.respond(request))
+            reply_headers = dict(reply.headers)
             if isinstance(reply.body, bytes) and reply.status != HTTPStatus.NO_CONTENT:
-                headers.setdefault("Content-Length", str(len(reply.body)))
-            start_response(f"{reply.status} {status_phrase(reply.status)}", list(headers.items()))
+                reply_headers.setdefault("Content-Length", str(len(reply.body)))
+            start_response(f"{reply.status} {status_phrase(reply.status)}", list(reply_headers.items()))
         except BaseException:
             self._request_log.finish()
             raise

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from http.client import responses
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from types import TracebackType
@@ -269,3 +270,8 @@ def _in_chunks(chunks: Iterable[bytes]) -> Iterator[bytes]:
         if chunk:
             yield b"%x\r\n%b\r\n" % (len(chunk), chunk)
     yield b"0\r\n\r\n"
+
+
+def status_phrase(code: int) -> str:
+    """Return the reason phrase of a status code."""
+    return responses.get(code, "Unknown")

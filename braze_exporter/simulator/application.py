@@ -1,18 +1,17 @@
-"""The simulated Braze: a WSGI application that follows the documentation and recorded responses of Braze's REST API.
+"""The simulated Braze, which follows the documentation and recorded responses of Braze's REST API.
 
 Where behavior is not documented, it responds in one of the likely ways.
 """
 
 import itertools
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from email.utils import formatdate
 from hashlib import blake2b
 from http import HTTPStatus
 from uuid import UUID
-from wsgiref.types import StartResponse, WSGIEnvironment
 from zoneinfo import ZoneInfo
 
 from braze_exporter.braze.pools import CAMPAIGNS_POOL, DEFAULT_POOL, LISTS_POOL
@@ -21,7 +20,7 @@ from braze_exporter.simulator.endpoint import SimulatedEndpoint
 from braze_exporter.simulator.inventory import Inventory
 from braze_exporter.simulator.lists import ListResponder
 from braze_exporter.simulator.rate_limit import EMPTY_HEADERS, RateLimitCounter
-from braze_exporter.simulator.reply import Reply, encode_json, status_phrase
+from braze_exporter.simulator.reply import Reply, encode_json
 from braze_exporter.simulator.request import Request
 from braze_exporter.simulator.series import SeriesResponder
 from braze_exporter.simulator.traffic import Counts
@@ -29,7 +28,7 @@ from braze_exporter.simulator.traffic import Counts
 
 @dataclass(eq=False)
 class SimulatedBraze:
-    """A simulated workspace of Braze, as a WSGI application. Thread-safe.
+    """A simulated workspace of Braze. Thread-safe.
 
     Its API key is `key`. `traffic` has the counts of custom events and `series_counts` those of the other series (see
     `simulator.series`). `clock` returns the time in seconds since the epoch; days are those of `zone`. `apps` and
@@ -58,15 +57,7 @@ class SimulatedBraze:
         }
         self._ids = itertools.count(1)
 
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Respond to one request (PEP 3333)."""
-        reply = self._respond(Request.read(environ, self.clock()))
-        body = reply.read()
-        headers = {**reply.headers, "Content-Length": str(len(body))}
-        start_response(f"{reply.status} {status_phrase(reply.status)}", list(headers.items()))
-        return [body]
-
-    def _respond(self, request: Request) -> Reply:
+    def respond(self, request: Request) -> Reply:
         """Return the response to a request. Its header names are those of recorded responses."""
         started_at = time.perf_counter()
         code, document, limit_headers = self._build_response(request)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from http.client import responses
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +20,6 @@ class Reply:
     def read(self) -> bytes:
         """Return the whole body."""
         return self.body if isinstance(self.body, bytes) else b"".join(self.body)
-
-
-def status_phrase(code: int) -> str:
-    """Return the reason phrase of a status code."""
-    return responses.get(code, "Unknown")
 
 
 def encode_json(document: object) -> bytes:

@@ -1,9 +1,8 @@
 """A request to the simulated Braze."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
-from wsgiref.types import WSGIEnvironment
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +16,13 @@ class Request:
     time: float
 
     @classmethod
-    def read(cls, environ: WSGIEnvironment, now: float) -> "Request":
-        """Return the request in a WSGI environment. If a parameter occurs twice, the last one counts, as in Rails."""
-        query = parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True, errors="surrogateescape")
-        headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name[:5] == "HTTP_"}
-        return cls(environ["REQUEST_METHOD"], environ.get("PATH_INFO", ""), dict(query), headers, now)
+    def parse(cls, method: str, path: str, query: str, headers: Iterable[tuple[str, str]], now: float) -> "Request":
+        """Return the request with the query string `query`.
+
+        If a parameter occurs twice, the last one counts, as in Rails.
+        """
+        params = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
+        return cls(method, path, dict(params), {name.lower(): value for name, value in headers}, now)
 
     @property
     def event(self) -> str | None:
