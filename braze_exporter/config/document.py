@@ -183,6 +183,7 @@ class _Builder:
         self.problems.append(Problem(path, text, node.start_mark.line + 1))
 
     def _build_scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:  # noqa: ANN401
+        node.value = _join_surrogates(node.value)
         if _SURROGATE.search(node.value):
             self._add_problem(path, node, _SURROGATE_MESSAGE)
             return None
@@ -245,10 +246,17 @@ class _Builder:
         """Return the key in `node`, or None if it is invalid, which adds a problem."""
         if not isinstance(node, yaml.ScalarNode):
             self._add_problem(path, node, "keys must be strings; quote a key that starts with { or [")
-        elif node.tag != f"{_TAG}str":
+            return None
+        node.value = _join_surrogates(node.value)
+        if node.tag != f"{_TAG}str":
             self._add_problem((*path, node.value), node, f'keys must be strings; quote it ("{echo_value(node.value)}")')
         elif _SURROGATE.search(node.value):
             self._add_problem((*path, node.value), node, _SURROGATE_MESSAGE)
         else:
             return str(node.value)
         return None
+
+
+def _join_surrogates(text: str) -> str:
+    """Return `text` with each pair of surrogates as one character. JSON writes characters such as emoji as pairs."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
