@@ -15,6 +15,8 @@ from braze_exporter.scheduler.rate_limiter import PoolBudget
 
 # The number of pages that a list is assumed to have until it has been read. 100 pages have 25,000 events.
 UNKNOWN_LIST_PAGES = 100
+# How many calls for history may be made at once, as a fraction of the calls of one refresh.
+_HISTORY_BURST_FRACTION = 0.1
 
 
 def exporter_budgets(
@@ -22,16 +24,17 @@ def exporter_budgets(
 ) -> dict[Pool, PoolBudget]:
     """Return the budgets of the exporter for the pools of one workspace.
 
-    They allow the share of each pool, and one refresh and the pages of the lists in one burst. `list_pages` is the
-    number of pages of each list in use.
+    They allow the share of each pool, and in one burst one refresh, a tenth of that for history, and the pages of the
+    lists. `list_pages` is the number of pages of each list in use.
     """
     share, reserve = settings.budget.share, settings.budget.reserve
     budgets: dict[Pool, PoolBudget] = {}
     for usage in usages:
-        left = usage.allowed_hourly_calls - usage.hourly_calls
-        history_burst = max(1, min(usage.burst - usage.query_count, int(left / 2)))
+        # With 1 call at most, the part of a call that is available between two scrapes would be lost.
+        history_burst = 1 + math.ceil(usage.burst * _HISTORY_BURST_FRACTION) if usage.startup_calls else 0
         planned_share = usage.hourly_calls / usage.pool.per_hour
-        budgets[usage.pool] = PoolBudget(share, reserve, usage.burst, planned_share, history_burst)
+        burst = usage.burst + history_burst  # so that calls for history defer no query
+        budgets[usage.pool] = PoolBudget(share, reserve, burst, planned_share, history_burst)
     for list_endpoint, pages in list_pages.items():
         pool = list_endpoint.pool
         budget = budgets.get(pool, PoolBudget(share, reserve, burst=0))

@@ -21,7 +21,7 @@ class PoolUsage:
 
     `hourly_calls` is the number of calls per hour, and `allowed_hourly_calls` its maximum by `budget.share`.
     `startup_calls` is the number of additional calls after a start, for the history of baselines. `burst` is the number
-    of calls that may be made at once: those of one refresh, and one more for each query with a baseline.
+    of calls that may be made at once: those of one refresh.
     """
 
     workspace: str
@@ -60,7 +60,7 @@ def compute_pool_usage(settings: Settings, queries: Sequence[Query]) -> Iterator
         startup_calls = sum(
             count_chunks(query, *history_bounds(query, now=0.0), query.kind.max_length) for query in with_baseline
         )
-        burst = len(group) + len(with_baseline)
+        burst = len(group)
         if pool is LISTS_POOL:  # its limit is too small for all queries of a plan at once
             burst = min(burst, max(1, math.floor(allowed_hourly_calls)))
         yield PoolUsage(workspace, pool, len(group), calls_per_hour(group), allowed_hourly_calls, burst, startup_calls)

@@ -85,7 +85,7 @@ def test_query_has_all_settings_of_entry() -> None:
             query_count=4,
             hourly_calls=16.0,
             allowed_hourly_calls=25_000.0,
-            burst=8,
+            burst=4,
             startup_calls=4,
         ),
     )
