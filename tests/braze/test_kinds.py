@@ -666,9 +666,10 @@ def test_lone_surrogates_do_not_break_page() -> None:
     assert page.value("braze_campaign_messages_daily_latest", variation="Sale \ufffd", stat="stat \ufffd") == 3
 
 
-def test_null_name_is_no_statistic() -> None:
+@pytest.mark.parametrize("name", [None, 5, ["A"], {"text": "A"}])
+def test_name_that_is_no_text_is_no_statistic(name: object) -> None:
     """A null is a hole if other rows have a number in that field; otherwise the field is not a statistic."""
-    messages = [{"variation_api_id": "a", "variation_name": None, "sent": sent} for sent in (3, None)]
+    messages = [{"variation_api_id": "a", "variation_name": name, "sent": sent} for sent in (3, None)]
     rows = [{"time": f"2026-11-2{day}", "messages": {"email": [entry]}} for day, entry in enumerate(messages)]
     body = json.dumps({"message": "success", "data": rows}).encode()
     result = parsing.parse_series(Query("p", CAMPAIGNS, Unit.DAY, "x", subject_id="x"), body, 14, NOW, NOW)
