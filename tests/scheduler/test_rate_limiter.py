@@ -11,6 +11,7 @@ from braze_exporter.braze.pools import Pool
 from braze_exporter.scheduler.circuit_breaker import BreakerCall, CircuitBreaker, Decision
 from braze_exporter.scheduler.priority import Priority
 from braze_exporter.scheduler.rate_limiter import Pause, PauseReason, PoolBudget, RateLimiter
+from braze_exporter.state.tables import BudgetRow
 
 POOL = Pool("default", limit=3_600, window_seconds=3_600)
 
@@ -209,6 +210,26 @@ def test_budgets_of_one_key_add_up() -> None:
     assert total == PoolBudget(0.25, 0.2, 12, 0.1875, 5)
 
 
+@pytest.mark.parametrize(
+    ("stop", "window"),
+    [
+        ((None, None, 0), (None, None)),
+        ((None, None, 2), (300.0, 1_400.0)),
+        ((1_500.0, "rate_limited", 3), (300.0, 1_400.0)),
+        ((1_500.0, "rate_limited", 1), (10.0, 1_400.0)),
+        ((1_400.0, "reserve", 0), (10.0, 1_400.0)),
+    ],
+)
+def test_limiter_continues_with_saved_state(
+    stop: tuple[float | None, str | None, int], window: tuple[float | None, float | None]
+) -> None:
+    """A restored limiter has the balance, the stop, the limit and the window that were saved."""
+    row = BudgetRow("url", "digest", "default", 3.0, 1_000.0, *stop, 360.0, *window)
+    rig = make_rig()
+    rig.limiter.restore(row, now=0.0, wall=1_000.0)
+    assert rig.limiter.to_row("url", "digest", now=0.0, wall=1_000.0) == row
+
+
 def test_restored_limiter_grants_no_history_at_once() -> None:
     """A restart grants no burst of calls for history, only their share of the time since."""
     budget = PoolBudget(0.1, 0.2, 5, history_burst=5)
@@ -269,6 +290,12 @@ def test_late_response_of_previous_window_restores_nothing() -> None:
     rig.release(RateLimitInfo(limit=3_600, remaining=2_999, resets_in=4))
     assert rig.acquire()
     assert not rig.acquire()  # one call is still in flight: two more would leave 720
+    rig = make_rig(burst=100)
+    for _ in range(2):
+        rig.acquire()
+    rig.release(RateLimitInfo(limit=3_600, remaining=3_000, resets_in=5))
+    rig.now = 6.0  # no response of the current window yet
+    assert rig.release(RateLimitInfo(limit=3_600, remaining=100, resets_in=4)) is None
 
 
 def test_new_window_starts_with_known_limit() -> None:
