@@ -89,7 +89,7 @@ class _TokenBucket:
         """Return the number of calls at `now`."""
         return min(capacity, self._tokens + rate * max(0.0, now - self._filled_at))
 
-    def refill(self, now: float, rate: float, capacity: float, *, taken: float = 0.0) -> None:
+    def refill(self, now: float, rate: float, capacity: float, *, taken: float) -> None:
         """Store the number of calls at `now`, less those `taken`."""
         self._tokens, self._filled_at = self.tokens_at(now, rate, capacity) - taken, now
 
@@ -130,7 +130,6 @@ class RateLimiter:
         resets_in = self._valid_reset((row.resets_at or wall) - wall)
         if row.remaining is not None and resets_in is not None:
             self._remaining, self._resets_at = row.remaining, now + resets_in
-        self._reported_until = self._paused_until(now)
 
     def rate_limit(self, now: float, wall: float) -> RateLimitHeaders:
         """Return the limit, the remaining calls and the reset of Braze's current window, without values if unknown."""
