@@ -139,6 +139,17 @@ def test_reordered_responses_restore_nothing() -> None:
     assert rig.acquire()
 
 
+@pytest.mark.parametrize(("resets_in", "is_new"), [(160, False), (161, True)])
+def test_later_reset_is_new_window(resets_in: float, is_new: bool) -> None:  # noqa: FBT001 - a case
+    """A reset that is later by more than a minute is that of a new window, even if the known one has not ended."""
+    rig = make_rig(burst=100)
+    for _ in range(2):
+        rig.acquire()
+    rig.release(RateLimitInfo(limit=3_600, remaining=700, resets_in=100))
+    rig.release(RateLimitInfo(limit=3_600, remaining=3_000, resets_in=resets_in))
+    assert rig.acquire() == is_new
+
+
 def test_reserve_without_reset_pauses_one_minute() -> None:
     """If the reserve is reached without a known reset, one call probes after a minute."""
     rig = make_rig(burst=100)
