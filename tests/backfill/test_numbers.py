@@ -96,7 +96,7 @@ def test_daily_samples_follow_workspace_timezone_through_dst(tmp_path: Path, wri
     traffic = HourNumberCounts(events=["purchase"])
     with prepared_backfill(tmp_path, "{event: purchase, unit: day}", traffic, "2025-10-01", "2026-11-20") as backfill:
         backfill.braze.day_format = written
-        backfill.run()
+        assert "No samples for" not in backfill.run()
         samples = backfill.output_samples[DAILY_SETTLED, unfiltered_labels(event="purchase")]
     days = [date(2025, 10, 1) + timedelta(days=number) for number in range(414)]
     assert days[-1] == date(2026, 11, 18)  # the sample of the 19th would be two hours after its end
