@@ -318,6 +318,7 @@ def test_new_window_starts_with_known_limit() -> None:
     assert [rig.acquire() for _ in range(4)] == [True, True, True, False]
     rig.now = 3_610.0  # the end of the window, whose length is estimated
     assert rig.acquire()
+    assert rig.release(RateLimitInfo(limit=6, remaining=0, resets_in=100)) == 100  # the estimate was wrong
 
 
 def test_raised_limit_applies_at_once() -> None:
