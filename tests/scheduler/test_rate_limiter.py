@@ -180,6 +180,19 @@ def test_rate_limit_without_reset_doubles_pause() -> None:
     assert rig.release(RateLimitInfo(is_rate_limited=True)) == 60
 
 
+def test_late_rate_limit_stops_nothing() -> None:
+    """A 429 without a reset for a call that began before the pause has no effect after the pause."""
+    rig = make_rig(burst=100)
+    rig.acquire()
+    rig.acquire()
+    assert rig.release(RateLimitInfo(is_rate_limited=True)) == 60
+    rig.now = 60.0
+    rig.acquire()
+    rig.limiter.release(RateLimitInfo(is_accepted=True), rig.in_flight.pop(), rig.now)
+    assert rig.release(RateLimitInfo(is_rate_limited=True)) is None
+    assert [rig.acquire() for _ in range(2)] == [True, True]
+
+
 @pytest.mark.parametrize(
     ("resets_in", "stop"), [(1_200.0, 1_200), (1.0, 1), (-5.0, 60), (0.0, 60), (9_999.0, 60), (None, 60)]
 )
