@@ -420,7 +420,10 @@ def test_oversized_response_is_requested_in_chunks() -> None:
 @pytest.mark.parametrize("ahead", [0, 120, 5 * HOUR, -5 * HOUR])
 @pytest.mark.parametrize("is_first_empty", [False, True])
 def test_chunks_of_repair_leave_no_gap(ahead: int, *, is_first_empty: bool) -> None:
-    """Each hour of an outage counts once, whichever clock is ahead, also with an empty response in between."""
+    """Each hour of an outage counts once, whichever clock is ahead, also with an empty response in between.
+
+    No request is longer than the last one that was not oversized.
+    """
     clock, recorded = Clock(CURRENT_HOUR + HOUR - 375), hours()
     with running_exporter("{event: purchase}", recorded, clock=clock) as exporter:
         exporter.braze.clock = lambda: clock.now + ahead
@@ -429,12 +432,14 @@ def test_chunks_of_repair_leave_no_gap(ahead: int, *, is_first_empty: bool) -> N
         clock.advance(72 * HOUR)
         for hour in range(1, 73):
             recorded.set("purchase", start + hour * HOUR, 10)
-        exporter.braze.inject(padded(lambda rows: rows * 8 * MEBIBYTE // 60))
+        exporter.braze.inject(padded(lambda rows: rows * 8 * MEBIBYTE // 30))
         exporter.refresh()
         scrape_repeatedly(exporter, seconds=15)
         if is_first_empty:
             exporter.braze.inject(response_faults.data([]), times=1)
-        assert scrape_repeatedly(exporter, 12).value(TOTAL) == 720
+        assert scrape_repeatedly(exporter, 20).value(TOTAL) == 720
+        lengths = {int(length) for length in take_requested_lengths(exporter)}
+        assert max(lengths - {max(lengths), max(lengths) // 2}) == max(lengths) // 4
 
 
 def test_values_after_oversized_responses_are_complete() -> None:
