@@ -105,8 +105,10 @@ def test_limiter_leaves_reserve(under_way: int) -> None:
         rig.acquire()
     assert rig.release(RateLimitInfo(limit=3_600, remaining=722 + under_way, resets_in=50)) is None
     assert rig.acquire()
+    assert rig.limiter.current_pause(rig.now) is None
     assert rig.acquire()
     assert not rig.acquire()
+    assert rig.limiter.current_pause(rig.now) == Pause(PauseReason.RESERVE, 50.0)
     rig.now = 49.9
     assert not rig.acquire()
     rig.now = 50.0
