@@ -147,6 +147,14 @@ def test_history_is_fetched_without_gaps(unit: Unit, weeks: int) -> None:
     assert len(chunks) <= weeks * WEEK_SECONDS / ((MAX_LENGTH - 1) * unit.seconds) + 1
 
 
+def test_gap_of_one_bucket_is_missing() -> None:
+    """History with a gap that is as long as a bucket is not complete."""
+    query_, middle = query(), NOW - WEEK_SECONDS
+    oldest, newest = history_bounds(query_, NOW)
+    for gap, missing in ((HOUR, [(middle, middle + HOUR)]), (HOUR - 1, [])):
+        assert missing_ranges(query_, [(oldest, middle), (middle + gap, newest)], NOW) == missing
+
+
 def shop(now: float = NOW) -> RecordedCounts:
     """Return six weeks of counts: 1,000 per week back plus the hour of the week."""
     recorded = RecordedCounts(events=["purchase"])
