@@ -359,6 +359,16 @@ def test_rejected_endpoint_does_not_block_others(tmp_path: Path, status: int) ->
         assert is_complete(backfill)
 
 
+def test_rejected_queries_are_no_outage(tmp_path: Path) -> None:
+    """All queries are tried, even if Braze rejects more of them than the failures that end a backfill."""
+    names = [f"event {number}" for number in range(MAX_FAILURES + 1)]
+    events = "\n".join(f"{{event: {name}}}" for name in names)
+    with prepared_backfill(tmp_path, events, RecordedCounts(events=names), "2026-11-01", "2026-11-02") as backfill:
+        backfill.braze.inject(response_faults.status(400))
+        with pytest.raises(BackfillError, match=f"^Braze rejected {MAX_FAILURES + 1} queries"):
+            backfill.run()
+
+
 def test_rejected_query_does_not_block_others(tmp_path: Path) -> None:
     """A rejected query is named and no output is written; without it, the next run needs no more requests."""
     with prepared_backfill(tmp_path, "{event: gone}\n{event: purchase}", silent_traffic(), START, END) as backfill:
