@@ -378,6 +378,21 @@ def test_missing_permission_holds_one_endpoint() -> None:
     assert admission.open_circuit_error(CUSTOM_EVENTS) is None
 
 
+def test_late_results_leave_hold_unchanged() -> None:
+    """The results of calls that began before a 401 neither prolong nor end its hold."""
+    clock = Clock()
+    admission = AdmissionRig(clock, BUDGETS, (CUSTOM_EVENTS,)).admission
+    make_call(admission, CUSTOM_EVENTS, None)
+    permits = [admission.admit(CUSTOM_EVENTS) for _ in range(3)]
+    for permit, error in zip(permits, [Reason.UNAUTHORIZED, Reason.UNAUTHORIZED, None], strict=True):
+        assert isinstance(permit, Permit)
+        permit.end(BrazeError(error, "") if error is not None else None, RateLimitInfo(is_accepted=error is None))
+        clock.advance(AUTH_RETRY_SECONDS / 3)
+    failure = admission.status().key_failure
+    assert failure is not None
+    assert failure.seconds == 0
+
+
 def test_changed_key_is_tried_at_once() -> None:
     """One probe is made at once after a reload with another key, but not when only the budget changes."""
     clock = Clock()
