@@ -92,10 +92,8 @@ class _AuthCircuitBreaker(CircuitBreaker):
             self.error = None
 
     def reset(self) -> None:
-        """Forget the verdict on the key, close the breaker, and make the next call a probe."""
+        """Forget the verdict on the key. After a rejection, the next call is a probe anyway."""
         self.error, self.verdict = None, _Verdict.UNKNOWN
-        self.open_until = float("-inf")
-        self.require_probe()
 
     def restore(self, row: HoldRow, now: float, wall: float) -> None:
         """Continue with the state in `row`. `now` and `wall` are the current time by both clocks."""
