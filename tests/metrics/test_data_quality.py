@@ -33,14 +33,13 @@ def test_change_after_bucket_end_is_revision() -> None:
     assert list(revision_delays(PURCHASES, before, now)) == [since_the_hour + HOUR, since_the_hour]
 
 
-def test_growth_before_bucket_end_is_no_revision() -> None:
-    """A change between a fetch before and a fetch after the bucket's end is not a revision."""
+@pytest.mark.parametrize(("since_end", "expected"), [(-1, []), (0, [300])])
+def test_growth_before_bucket_end_is_no_revision(since_end: int, expected: list[float]) -> None:
+    """A change since a fetch before the bucket's end is not a revision, and one since a fetch at its end is."""
     end = CURRENT_HOUR + HOUR
-    before, now = (
-        make_response(end - 10, (CURRENT_HOUR, 5.0)),
-        make_response(end + 290, (CURRENT_HOUR, 9.0), (end, 0.0)),
-    )
-    assert list(revision_delays(PURCHASES, before, now)) == []
+    before = make_response(end + since_end, (CURRENT_HOUR, 5.0))
+    now = make_response(end + since_end + 300, (CURRENT_HOUR, 9.0), (end, 0.0))
+    assert list(revision_delays(PURCHASES, before, now)) == expected
 
 
 def test_new_or_missing_bucket_is_no_revision() -> None:
