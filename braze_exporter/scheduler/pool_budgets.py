@@ -15,8 +15,8 @@ from braze_exporter.scheduler.rate_limiter import PoolBudget
 
 # The number of pages that a list is assumed to have until it has been read. 100 pages have 25,000 events.
 UNKNOWN_LIST_PAGES = 100
-# How many calls for history may be made at once, as a fraction of the calls of one refresh.
-_HISTORY_BURST_FRACTION = 0.1
+# A scrape makes the calls for history that have become available since the one before, usually a minute ago at most.
+_SCRAPES_PER_HOUR = 60
 
 
 def exporter_budgets(
@@ -24,14 +24,14 @@ def exporter_budgets(
 ) -> dict[Pool, PoolBudget]:
     """Return the budgets of the exporter for the pools of one workspace.
 
-    They allow the share of each pool, and in one burst one refresh, a tenth of that for history, and the pages of the
-    lists. `list_pages` is the number of pages of each list in use.
+    They allow the share of each pool, and in one burst one refresh, the history that a minute allows, and the pages of
+    the lists. `list_pages` is the number of pages of each list in use.
     """
     share, reserve = settings.budget.share, settings.budget.reserve
     budgets: dict[Pool, PoolBudget] = {}
     for usage in usages:
-        # With 1 call at most, the part of a call that is available between two scrapes would be lost.
-        history_burst = 1 + math.ceil(usage.burst * _HISTORY_BURST_FRACTION) if usage.startup_calls else 0
+        left = usage.allowed_hourly_calls - usage.hourly_calls
+        history_burst = min(usage.burst, 1 + int(left / 2 / _SCRAPES_PER_HOUR)) if usage.startup_calls else 0
         planned_share = usage.hourly_calls / usage.pool.per_hour
         burst = usage.burst + history_burst  # so that calls for history defer no query
         budgets[usage.pool] = PoolBudget(share, reserve, burst, planned_share, history_burst)

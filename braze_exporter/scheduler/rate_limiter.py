@@ -104,12 +104,12 @@ class RateLimiter:
     """
 
     def __init__(self, pool: Pool, budget: PoolBudget, now: float) -> None:
-        """Start with all calls of the burst available."""
+        """Start with all calls of the burst available, but none for history."""
         self._pool = pool
         self._budget = budget
         self._limit = float(pool.limit)
         self._bucket = _TokenBucket(budget.burst, now)
-        self._history_bucket = _TokenBucket(budget.history_burst, now)
+        self._history_bucket = _TokenBucket(0.0, now)
         self._remaining = float("inf")
         self._resets_at = now
         self._is_window_estimated = True  # also that of the state file: the clock may have been wrong

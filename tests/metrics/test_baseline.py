@@ -183,6 +183,8 @@ def test_baseline_is_exposed_after_history() -> None:
     recorded = shop()
     with running_exporter("{event: purchase, baseline: {weeks: 4}}", recorded) as exporter:
         exporter.scrape()
+        exporter.clock.advance(60)
+        exporter.scrape()
         wait_until(lambda: exporter.page().value("braze_api_requests_total") == 1 + 1, "the first piece is here")
         read_history(exporter, 1 + 7)
         page = exporter.page()
@@ -227,6 +229,8 @@ def test_failed_history_is_fetched_again() -> None:
             return exporter.page().value("braze_api_requests_total", code=code) or 0
 
         exporter.braze.inject(refuse)
+        exporter.scrape()
+        exporter.clock.advance(60)
         exporter.scrape()
         wait_until(lambda: calls("503") == 1, "the first chunk got a 503")
         read_history(exporter, 7, "503")
@@ -275,6 +279,8 @@ def test_daily_baseline_uses_same_weekday() -> None:
     now = datetime(2026, 11, 10, 17, 0, tzinfo=UTC).timestamp()
     recorded = shop(now)
     with running_exporter("{event: purchase, unit: day, baseline: {weeks: 3}}", recorded, clock=Clock(now)) as exporter:
+        exporter.scrape()
+        exporter.clock.advance(60)
         exporter.scrape()
         wait_until(lambda: exporter.page().value("braze_api_requests_total") == 2, "the history is here")
         page = exporter.page()

@@ -445,6 +445,8 @@ def test_open_circuit_is_probed_without_due_queries(events: str) -> None:
     with running_exporter(events.replace("event 01", "event 01, refresh_interval: 1h"), silent_traffic()) as exporter:
         exporter.braze.inject(refuse)
         exporter.scrape()
+        exporter.clock.advance(60)
+        exporter.scrape()
         wait_until(lambda: exporter.page().values(UP) == [0, 0], "the history is refused")
         exporter.braze.clear_faults()
         exporter.clock.advance(AUTH_RETRY_SECONDS - 1)
