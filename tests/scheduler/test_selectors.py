@@ -289,6 +289,13 @@ def test_suggestions_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert searched_names == [f"a{number:02}" for number in range(20)]
 
 
+def test_selector_of_untracked_segment_matches_no_item() -> None:
+    """A segment without analytics tracking does not count as an item that a selector matches."""
+    items = {SEGMENT_LIST: [ListItem(VIP, "VIP"), ListItem(TWO, "QA", is_tracked=False)]}
+    (result,) = plan_of({"segment_users": [{"regex": "QA"}]}, items).selection_results
+    assert result.mismatches == ('regex "QA" matches none of 1 item in Braze\'s list',)
+
+
 def test_removed_item_keeps_name_without_query() -> None:
     """A configured campaign that was removed keeps its last name, and a selector does not select it."""
     written = build_test_config({"campaigns": [{"campaign": ONE}, {"campaign": TWO.upper()}, {"regex": ".*"}]})
