@@ -122,7 +122,6 @@ class RateLimiter:
         """Continue with the state in `row`. `now` and `wall` are the current time by both clocks."""
         self._limit = row.rate_limit if row.rate_limit is not None and row.rate_limit >= 1 else self._limit
         self._bucket = _TokenBucket(row.balance, now - max(0.0, wall - row.balance_at))
-        self._history_bucket = _TokenBucket(0.0, now)
         self._consecutive_pauses = row.stop_count
         stop_seconds = min((row.stopped_until or wall) - wall, self._max_pause_seconds)
         if row.stop_reason == PauseReason.RATE_LIMITED.value and stop_seconds > 0:
