@@ -62,6 +62,7 @@ def scene(directory: Path) -> Iterator[Program]:
         workspaces, interval_key, remainder = text.partition("refresh_interval:")
         workspaces += _workspace("europe", urls[1], KEY_VARIABLE, "app_opened", "purchase_completed", "wishlist")
         workspaces += _workspace("staging", urls[2], "STAGING_KEY", "app_opened")
+        remainder += "budget: {share: 0.5}\n"  # enough for the history of the baselines
         config = write_file(directory / "config.yaml", f"{workspaces}{interval_key}{remainder}")
         keys = {KEY_VARIABLE: KEY, "STAGING_KEY": "the-key-of-another-workspace"}
         program = stack.enter_context(Program.start([f"--config.file={config}"], keys))

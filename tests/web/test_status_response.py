@@ -118,7 +118,9 @@ def test_page_values_equal_metrics(exporter: ExporterRig) -> None:
     """Status values equal the metrics before the first fetch, after successes and failures, and when stale."""
     assert_same_as_metrics(exporter)
     exporter.scrape()
-    wait_until(lambda: exporter.scrape().values("braze_custom_events_hourly_baseline") != [], "the history is fetched")
+    while not exporter.wait_for_history():
+        exporter.clock.advance(60)
+        exporter.scrape()
     assert_same_as_metrics(exporter)
     assert find_query(read_status_response(exporter.exporter), "purchase")["baseline"] is not None
     exporter.braze.inject(response_faults.status(503), event="signup")
