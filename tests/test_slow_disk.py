@@ -56,10 +56,9 @@ def test_stalled_disk_delays_neither_scrapes_nor_reload_nor_end(tmp_path: Path) 
             assert program.is_responding("/-/ready")
             assert program.is_responding("/")
             write_file(tmp_path / "config.yaml", f"{workspace}    campaigns: [{{campaign: {IOS}}}]\n{extra_yaml}")
-            for _ in range(2):
-                started_at = time.monotonic()
-                assert program.get("/-/reload", method="POST").status == 200
-                assert time.monotonic() - started_at < MAX_WAIT_SECONDS + 2
+            started_at = time.monotonic()
+            assert program.get("/-/reload", method="POST").status == 200
+            assert time.monotonic() - started_at < MAX_WAIT_SECONDS + 2
             assert program.scrape(2).value("braze_queries", kind="campaigns", state="pending") is not None
             assert program.stop() < MAX_WAIT_SECONDS + 2
         assert program.process.returncode == 0
