@@ -21,6 +21,9 @@ from braze_exporter.scheduler.query_state import FetchResult, QueryState, Respon
 from braze_exporter.scheduler.saved_queries import SavedQueries
 from braze_exporter.scheduler.scheduler import Scheduler
 
+# Larger parts of a page take more memory, smaller ones more time to compress.
+_QUERIES_PER_PART = 32
+
 
 def query_status(query_state: QueryState, now: float) -> QueryStatus:
     """Return the status of a query at `now`, on the monotonic clock."""
@@ -68,9 +71,11 @@ class Collector:
         scheduler.add_listener(self)
 
     def render(self, *, openmetrics: bool) -> Iterator[bytes]:
-        """Yield all metrics in the text format 0.0.4, or in OpenMetrics 1.0.0, one family at a time. Writes no file."""
+        """Yield all metrics in the text format 0.0.4, or in OpenMetrics 1.0.0, in parts. Writes no file."""
         for family, lines in self._update_sections():
-            yield b"".join([format_header(family, openmetrics=openmetrics).encode(), *lines])
+            yield format_header(family, openmetrics=openmetrics).encode()
+            for at in range(0, len(lines), _QUERIES_PER_PART):
+                yield b"".join(lines[at : at + _QUERIES_PER_PART])
         yield self._self_metrics.render(openmetrics=openmetrics)
 
     def _update_sections(self) -> Sequence[tuple[Family, Sequence[bytes]]]:
