@@ -130,10 +130,8 @@ class BackfillRequest:
 
     def chunks(self, query: Query) -> tuple[Query, ...]:
         """Return the calls for the buckets of `query` in the range, the newest first."""
-        last = (
-            math.ceil(self.end.in_zone(query.zone) - query.settle_seconds) - 1
-        )  # when the newest bucket can have ended
-        bucket = bucket_start(last, query.unit, query.zone)
+        settled_before = math.ceil(self.end.in_zone(query.zone) - query.settle_seconds)
+        bucket = bucket_start(settled_before - 1, query.unit, query.zone)
         newest, oldest = bucket - 1, self.start.in_zone(query.zone)
         has_buckets = bucket_start(newest, query.unit, query.zone) >= oldest
         return build_chunks(query, oldest, newest, query.kind.max_length) if has_buckets else ()

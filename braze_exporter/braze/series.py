@@ -54,7 +54,7 @@ def only_head(metric_group: MetricGroup) -> SeriesHead:
 
 
 class Series(NamedTuple):
-    """One series of a response, which can have several.
+    """One series of a response, which can have several. `head` identifies it.
 
     `starts` are the starts of the buckets of the response, oldest first, in seconds since the epoch. All series of a
     response share them. `values` has a value for each of them: a finite number, `HOLE` or `ABSENT`. It is never
@@ -71,11 +71,6 @@ class Series(NamedTuple):
         """The buckets with a number, oldest first."""
         pairs = zip(self.starts, self.values, strict=True)
         return tuple(Point(start, value) for start, value in pairs if math.isfinite(value))
-
-    @property
-    def holes(self) -> tuple[int, ...]:
-        """The starts of the buckets without a number, oldest first."""
-        return tuple(start for start, value in zip(self.starts, self.values, strict=True) if math.isnan(value))
 
     @property
     def newest_start(self) -> int | None:

@@ -32,7 +32,7 @@ from braze_exporter.web.status_response import read_status_response
 # How long a thread may run while others wait, in seconds. With the default of 5 ms, health probes are slow during a
 # refresh, because the event loop waits for the other threads several times for each request.
 _SWITCH_INTERVAL_SECONDS = 0.001
-# With the defaults, the garbage collector takes 7 % of the CPU time of a refresh, and finds nothing: fetches leave no
+# With the defaults, the garbage collector takes 7 % of the CPU time of a refresh, although a successful fetch leaves no
 # reference cycles.
 GC_THRESHOLDS = (50_000, 20, 20)
 

@@ -46,8 +46,8 @@ class SeriesRow:
     baseline: Baseline | None = None
     newest_start: int | None = None
 
-    def extend(self, start: int | None) -> None:
-        """Set `newest_start` to `start`, the newest bucket in a response, if that is newer."""
+    def record_newest(self, start: int | None) -> None:
+        """Record the start of the newest bucket in a response, or None if the response has no bucket of the series."""
         if start is not None and (self.newest_start is None or start > self.newest_start):
             self.newest_start = start
 
@@ -141,7 +141,7 @@ class QueryRow:
             if not series.points or not query.selects(series.head.labels):
                 continue
             series_row = self._find_or_add(series.head)
-            series_row.extend(series.newest_start)
+            series_row.record_newest(series.newest_start)
             if series_row.baseline is None:
                 series_row.baseline = Baseline(query)
             points = series.points if is_history else series.points[:-1]
@@ -205,7 +205,7 @@ class QueryRow:
         starts, settled = bucket_starts(series_list), self._settled_index
         for series_row, series in zip(self._listed, selected, strict=True):
             series_row.series = series
-            series_row.extend(starts[-1] if starts and series.values[-1] != ABSENT else series.newest_start)
+            series_row.record_newest(starts[-1] if starts and series.values[-1] != ABSENT else series.newest_start)
         if starts:
             self.latest_start = starts[-1] if _has_number(series_list, -1) else None
         if settled is not None:

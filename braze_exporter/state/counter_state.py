@@ -62,7 +62,7 @@ class CounterState:
     zone: str = ""
     numbers: tuple[int, ...] = ()
     counters: dict[SeriesKey, Counter] = field(default_factory=dict)
-    _packed_keys: bytes = b""
+    _packed_keys: bytes = field(default=b"", repr=False, compare=False)  # of `counters`, until these change
 
     def add_counter(self, key: SeriesKey, counter: Counter) -> None:
         """Add the counter of a series, or replace it."""

@@ -73,7 +73,8 @@ def _add_counter(state: CounterState, series_key: SeriesKey, row: Sequence[Any],
     if series_key or not has_several:
         state.add_buckets(values)
         column = array("d", [values.get(number, 0.0) for number in state.numbers])
-        state.counters[series_key] = Counter(int(floor), column, max(values, default=int(floor)), float(total))
+        counter = Counter(int(floor), column, max(values, default=int(floor)), float(total))
+        state.add_counter(series_key, counter)
 
 
 def _migrate_key(key: Sequence[str], aliases: Aliases) -> tuple[CounterKey, SeriesKey]:

@@ -132,7 +132,7 @@ def test_backfill_without_remaining_budget_is_refused(tmp_path: Path) -> None:
 
 def test_backfill_with_one_call_per_hour_runs(tmp_path: Path) -> None:
     """If the exporter leaves two calls per hour of the share, the backfill makes one."""
-    # 2,000 calls an hour, of which the queries need 1,800, 180 and 18.
+    # The share has 2,000 calls an hour. The queries need 1,800, 180 and 18.
     refreshes = {"a": "2s", "b": "20s", "c": "200s"}
     events = "\n".join(f"{{event: {name}, refresh_interval: {refresh}}}" for name, refresh in refreshes.items())
     traffic, extra_yaml = RecordedCounts(events=[*refreshes]), "budget: {share: 0.008}\n"

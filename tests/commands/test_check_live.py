@@ -486,7 +486,7 @@ def test_check_live_uses_half_of_lists_share(braze: CheckLiveRig) -> None:
 @pytest.mark.parametrize(("seconds", "calls"), [(60, 5), (58, 1)])
 def test_check_live_uses_half_of_rest(braze: CheckLiveRig, seconds: int, calls: int) -> None:
     """In the default pool, the calls are at most half of what the plan leaves of the share, but at least one."""
-    # 250 calls an hour, of which the four queries need 60 or 62 each.
+    # The share has 250 calls an hour. The four queries need 60 or 62 each.
     extra_yaml = f"refresh_interval: {{hour: {seconds}s, day: {seconds}s}}\nbudget: {{share: 0.001}}\n"
     (problem,) = braze.problems(EVENTS.replace(", baseline: {weeks: 4}", ""), extra_yaml=extra_yaml)
     assert problem.endswith(": deferred, because the budget or Braze's rate limit allows no more calls now")

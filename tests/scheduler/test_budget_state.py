@@ -362,7 +362,7 @@ def test_start_makes_no_call_for_history(rig: RestartRig) -> None:
         rig.clock.advance(120)
         rig.scrape(exporter)
         wait_until(lambda: not is_history_in_flight(exporter), "no call is in flight")
-    # 2,500 calls an hour, of which the queries need 480 and history may use half of the others.
+    # The share has 2,500 calls an hour. The queries need 480, and history may use half of the others.
     minute = (2_500 - 480) / 2 / 60
     assert rig.calls - 40 == 1 + int(minute)
 

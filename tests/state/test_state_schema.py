@@ -236,7 +236,7 @@ def test_file_with_damaged_structure_is_moved_aside(tmp_path: Path) -> None:
     open_state_file(str(state)).close()
     with state.open("r+b") as file:
         file.seek(36)
-        file.write(bytes([0, 0, 0, 1]))  # the number of unused pages, of which the file has none
+        file.write(bytes([0, 0, 0, 1]))  # a wrong number of unused pages: the file has none
     content = state.read_bytes()
     assert read_totals(state) == {}
     (aside,) = tmp_path.glob("state.damaged-*")
