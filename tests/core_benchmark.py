@@ -172,6 +172,13 @@ class _Run:
         self.exporter.save().result()
         self.page_bytes = sum(map(len, self.exporter.render(openmetrics=True)))
 
+    def wait_for_history(self) -> None:
+        """Wait until no call for history ends within 0.05 seconds. Those in flight would time out with `advance`."""
+        before = None
+        while (remaining := dict(self.exporter.snapshot().remaining_history)) != before:
+            before = remaining
+            time.sleep(0.05)
+
     def bare_calls(self, number: int, path: str) -> None:
         """Make `number` calls in as many threads as there are connections, and parse their JSON."""
         with ThreadPoolExecutor(CONNECTIONS) as threads:
@@ -247,7 +254,7 @@ def _events(port: int, number: int, weeks: int, *, has_state: bool) -> dict[str,
                 break
             run.advance(60, is_changed=False)
             run.refresh()
-            time.sleep(0.1)
+            run.wait_for_history()
         for name, is_changed in (("changed", True), ("unchanged", False)):
             rounds = []
             for _ in range(3):

@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
+from braze_exporter.scheduler.endpoints import endpoint_key
 from braze_exporter.scheduler.history_ranges import (
     HistoryRange,
     build_chunks,
@@ -17,7 +18,7 @@ from braze_exporter.scheduler.history_ranges import (
 from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.repair import halve_length
 
-# The number of history chunks that one scrape queues, since there may be thousands.
+# No chunks are made for an endpoint that has as many, since a chunk takes 1 kB and there may be thousands.
 MAX_QUEUED_HISTORY = 500
 # Seconds after the addition of a history chunk of one bucket from which it is given up if its response is too large.
 # Until then it is retried, since the cause may be temporary.
@@ -57,16 +58,18 @@ class History:
             self._drop(chunk)
 
     def due_chunks(self, can_fetch: Callable[[QueryState], bool]) -> list[QueryState]:
-        """Return up to `MAX_QUEUED_HISTORY` due chunks of the queries that `can_fetch`."""
+        """Return the due chunks of the queries that `can_fetch`. Make chunks up to `MAX_QUEUED_HISTORY` an endpoint."""
         now = self._monotonic()
         due = [chunk for chunk in self.chunks if not chunk.in_flight and chunk.is_due(now) and can_fetch(chunk)]
+        queued = Counter(map(endpoint_key, self.chunks))
         for query_state in list(self._incomplete):
-            if len(due) >= MAX_QUEUED_HISTORY:
-                break
-            if can_fetch(query_state):
+            key = endpoint_key(query_state)
+            if queued[key] < MAX_QUEUED_HISTORY and can_fetch(query_state):
                 del self._incomplete[query_state]
-                due += self._make_chunks(query_state)
-        return due[:MAX_QUEUED_HISTORY]
+                added = self._make_chunks(query_state)
+                queued[key] += len(added)
+                due += added
+        return due
 
     def record_success(self, query_state: QueryState, sent_at: float) -> None:
         """Register the history in the response to a query or a chunk. `sent_at` is in seconds since the epoch."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from statistics import median
 from zoneinfo import ZoneInfo
@@ -403,19 +404,23 @@ def test_more_weeks_of_baseline_read_all_history_again() -> None:
         assert page.value(BASELINE) == expected_baseline(shop(), page)
 
 
-def test_history_is_planned_for_one_scrape_at_a_time() -> None:
-    """A reload of queries with a year of history plans no call for it, and a scrape no more than it can queue."""
+def test_history_is_planned_for_a_few_hundred_calls_at_a_time() -> None:
+    """A reload of queries with a year of history plans no call for it. Scrapes plan about 500 for each endpoint."""
     events = "\n".join(f"{{event: event {number:02}, baseline: {{weeks: 52}}}}" for number in range(20))
     recorded = RecordedCounts(events=[f"event {number:02}" for number in range(20)])
     with running_exporter("{event: purchase}", recorded) as exporter:
         history = exporter.exporter._scheduler.history  # noqa: SLF001 - tests memory use
         exporter.scrape()
-        exporter.apply_config(events)
+        sessions = "    sessions: [{baseline: {weeks: 1}}]\n"
+        exporter.apply_config(events, **{"    custom_events:": f"{sessions}    custom_events:"})
         calls_of_query = 89
-        assert exporter.exporter.snapshot().remaining_history["production"] == 20 * calls_of_query
+        assert exporter.exporter.snapshot().remaining_history["production"] == 20 * calls_of_query + 2
         assert not history.chunks
         exporter.clock.advance(300)  # the budget of so many queries must accrue first
         exporter.braze.inject(transfer_faults.hold())
-        exporter.exporter.refresh()
-        assert 500 <= len(history.chunks) < 500 + calls_of_query
+        for _ in range(3):
+            exporter.exporter.refresh()
+            planned = Counter(chunk.query.kind.section for chunk in history.chunks)
+            assert planned["sessions"] == 2
+            assert 500 <= planned["custom_events"] < 500 + calls_of_query
         exporter.braze.clear_faults()
