@@ -1,20 +1,16 @@
 """Parse YAML text into plain data, and record the line of every value for error messages."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import yaml
 
 KeyPath: TypeAlias = tuple[str | int, ...]
-_Pairs: TypeAlias = dict[str, tuple[yaml.Node, yaml.Node]]
 
-# Aliases let a small file expand to a huge tree ("billion laughs"), and deep nesting can exhaust the stack.
+# Aliases let a small file expand to a huge tree ("billion laughs").
 MAX_VALUES = 100_000
-MAX_DEPTH = 20
-# Larger integers are refused, because Python cannot print an integer of thousands of digits.
-_MAX_BITS = 64
 
 # Replaces a secret, or a value that may be one, in messages.
 MASK = "***"
@@ -23,7 +19,6 @@ _TAG = "tag:yaml.org,2002:"
 # The message does not repeat the tag: an unquoted password that begins with ! is read as a tag.
 _TAG_MESSAGE = "YAML tags are not supported; remove the tag, or quote a value that starts with !"
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_SURROGATE_MESSAGE = "contains half a character (a lone surrogate); remove it"
 # A word of this length that contains a digit is probably a key, a hash or a token; names rarely are.
 _LONG_WORD = re.compile("[A-Za-z0-9+/=_.~-]{20,}")
 # The standard tags of scalars in YAML. Any other tag may be a password that begins with !!.
@@ -34,6 +29,8 @@ _HINTS = {
     "found character": "quote a value that starts with this character",
     "found unknown escape character": "write a value with backslashes in single quotes",
     "found undefined alias": "quote a value that starts with *",
+    "found half a character": "remove it",
+    "keys must be strings": "quote a key that starts with { or [",
     "mapping values are not allowed here": 'check the indentation, and quote a value that contains ": "',
     "found another document": "the file must be a single document, remove the line ---",
 }
@@ -64,24 +61,60 @@ class ConfigError(Exception):
         super().__init__("\n".join(problem.render(self.source) for problem in self.problems))
 
 
+class _Mapping(dict[str, Any]):
+    """A mapping of a document, with the line of each key."""
+
+    __slots__ = ("lines",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: dict[str, int] = {}
+
+
+class _List(list[Any]):
+    """A list of a document, with the line of each item."""
+
+    __slots__ = ("lines",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: dict[int, int] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The plain data (dict, list, str, int, float, bool, None, …) of a YAML text, and the line number of each path.
+    """The plain data (dict, list, str, int, float, bool, None, …) of a YAML text, and the line at which it begins.
 
     `problems` are those of single values. At their paths the data has None or no value, so that the rest can still be
     validated. Lines are numbered from 1.
     """
 
     data: Any
-    lines: Mapping[KeyPath, int]
+    line: int | None = None
     problems: tuple[Problem, ...] = ()
 
     def make_problem(self, path: KeyPath, text: str) -> Problem:
         """Return a `Problem` at `path`, with the line of the nearest enclosing path that the document has."""
-        known = path
-        while known and known not in self.lines:
-            known = known[:-1]
-        return Problem(path, text, self.lines.get(known))
+        return Problem(path, text, self.find_line(path))
+
+    def find_line(self, path: KeyPath) -> int | None:
+        """Return the line of the value at `path`, or of the nearest enclosing path that the document has."""
+        return self._lines_along(path)[-1]
+
+    def has_value(self, path: KeyPath) -> bool:
+        """Return whether the document has a value at `path`."""
+        return len(self._lines_along(path)) > len(path)
+
+    def _lines_along(self, path: KeyPath) -> list[int | None]:
+        """Return the line of the document, and those of the values on the way to `path` that it has."""
+        lines, value = [self.line], self.data
+        for part in path:
+            known = getattr(value, "lines", {})
+            if part not in known:
+                break
+            lines.append(known[part])
+            value = value[part]
+        return lines
 
 
 def format_path(path: KeyPath) -> str:
@@ -109,17 +142,14 @@ def _echo_key(key: str) -> str:
 def parse(text: str, source: str) -> Document:
     """Parse YAML `text` into a `Document`; `source` is its name in messages.
 
-    Raises `ConfigError`, and no other exception, if the text is not YAML or exceeds `MAX_VALUES` or `MAX_DEPTH`.
+    Raises `ConfigError`, and no other exception, if the text is not YAML or exceeds `MAX_VALUES`.
     """
     try:
-        root = _parse_root(text)
-        builder = _Builder()
-        data = builder.build(root, ()) if root is not None else None
+        return _Builder(text).build_document()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        # The name of an alias or the handle of a tag may be an unquoted password that begins with * or !.
-        problem_text = (error.problem or "unreadable").removeprefix("but ")
-        problem_text = re.sub("(undefined alias|tag handle) .*", r"\1", problem_text)
+        # The handle of a tag may be an unquoted password that begins with !.
+        problem_text = re.sub("tag handle .*", "tag handle", (error.problem or "unreadable").removeprefix("but "))
         hint = next((f"; {hint}" for start, hint in _HINTS.items() if problem_text.startswith(start)), "")
         problem = Problem((), f"invalid YAML: {shorten(problem_text, 200)}{hint}", mark.line + 1 if mark else None)
     except yaml.reader.ReaderError as error:
@@ -129,49 +159,71 @@ def parse(text: str, source: str) -> Document:
     except (ValueError, OverflowError):  # the parser does not check the range of escapes such as \UFFFFFFFF
         problem = Problem((), "invalid YAML: invalid escape such as \\U…, or invalid directive (%); remove it")
     except (_DocumentTooLargeError, RecursionError):
-        limits = f"at most {MAX_VALUES:,} values and {MAX_DEPTH} levels are allowed"
-        problem = Problem((), f"too many values, or values nested too deeply; {limits}")
-    else:
-        return Document(data, builder.lines, tuple(builder.problems))
+        problem = Problem(
+            (), f"too many values, or values nested too deeply; at most {MAX_VALUES:,} values are allowed"
+        )
     raise ConfigError(source, [problem])
 
 
-def _parse_root(text: str) -> yaml.Node | None:
-    loader = yaml.SafeLoader(text)
-    try:
-        return loader.get_single_node()
-    finally:
-        loader.dispose()
-
-
 class _DocumentTooLargeError(Exception):
-    """Raised if a document has more values or deeper nesting than any real config."""
+    """Raised if a document has more values than any real config."""
 
 
 class _Builder:
-    """Converts YAML nodes to plain data, and collects the line of every path and the problems."""
+    """Converts the events of the YAML parser to plain data with line numbers, and collects the problems.
 
-    def __init__(self) -> None:
-        self.lines: dict[KeyPath, int] = {}
-        self.problems: list[Problem] = []
-        self._constructor = yaml.constructor.SafeConstructor()
-        self._pairs_of: dict[yaml.Node, _Pairs] = {}
+    No tree of nodes is built, because that of a large config takes ten times the memory of the data.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._yaml = yaml.SafeLoader(text)
+        self._problems: list[Problem] = []
+        # The values of anchors, and the numbers of values in them.
+        self._anchors: dict[str, tuple[Any, int]] = {}
         self._value_count = 0
 
-    def build(self, node: yaml.Node, path: KeyPath) -> Any:  # noqa: ANN401 - a YAML value can have any type
-        """Return the data of `node`, whose path is `path`."""
-        self.lines.setdefault(path, node.start_mark.line + 1)
+    def build_document(self) -> Document:
+        """Return the only document of the text."""
+        self._yaml.get_event()  # the start of the stream
+        if self._yaml.check_event(yaml.StreamEndEvent):
+            return Document(None)
+        self._yaml.get_event()  # the start of the document
+        line = self._next_line()
+        document = Document(self._build(()), line, tuple(self._problems))
+        self._yaml.get_event()  # the end of the document
+        if not self._yaml.check_event(yaml.StreamEndEvent):
+            raise _invalid("found another document", self._yaml.peek_event())
+        return document
+
+    def _next_line(self) -> int:
+        """Return the line of the next event."""
+        return int(self._yaml.peek_event().start_mark.line) + 1
+
+    def _build(self, path: KeyPath) -> Any:  # noqa: ANN401 - a YAML value can have any type
+        """Return the value that begins with the next event, and whose path is `path`."""
+        line, event, count_before = self._next_line(), self._yaml.get_event(), self._value_count
+        if isinstance(event, yaml.AliasEvent):
+            return self._resolve_alias(event)
         self._count_values(1)
-        if len(path) > MAX_DEPTH:
-            raise _DocumentTooLargeError
-        if isinstance(node, yaml.ScalarNode):
-            return self._build_scalar(node, path)
-        if node.tag not in {f"{_TAG}map", f"{_TAG}seq"}:
-            self._add_problem(path, node, _TAG_MESSAGE)
-            return None
-        if isinstance(node, yaml.MappingNode):
-            return self._build_mapping(node, path)
-        return [self.build(item, (*path, index)) for index, item in enumerate(node.value)]
+        value: Any
+        if isinstance(event, yaml.ScalarEvent):
+            value = self._build_scalar(event, line, path)
+        else:
+            value = self._build_mapping(path) if isinstance(event, yaml.MappingStartEvent) else self._build_list(path)
+            if event.tag not in {None, "!", f"{_TAG}map", f"{_TAG}seq"}:
+                self._add_problem(path, line, _TAG_MESSAGE)
+                value = None
+        if event.anchor is not None:
+            self._anchors[event.anchor] = value, self._value_count - count_before
+        return value
+
+    def _resolve_alias(self, event: yaml.AliasEvent) -> Any:  # noqa: ANN401
+        """Return the value of an anchor."""
+        if event.anchor not in self._anchors:  # its name may be an unquoted password that begins with *
+            raise _invalid("found undefined alias", event)
+        value, count = self._anchors[event.anchor]
+        self._count_values(count)
+        return value
 
     def _count_values(self, values: int) -> None:
         """Add `values` to the number of values. Raises `_DocumentTooLargeError` if it exceeds `MAX_VALUES`."""
@@ -179,84 +231,69 @@ class _Builder:
         if self._value_count > MAX_VALUES:
             raise _DocumentTooLargeError
 
-    def _add_problem(self, path: KeyPath, node: yaml.Node, text: str) -> None:
-        self.problems.append(Problem(path, text, node.start_mark.line + 1))
+    def _add_problem(self, path: KeyPath, line: int, text: str) -> None:
+        self._problems.append(Problem(path, text, line))
 
-    def _build_scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:  # noqa: ANN401
-        node.value = _join_surrogates(node.value)
-        if _SURROGATE.search(node.value):
-            self._add_problem(path, node, _SURROGATE_MESSAGE)
-            return None
+    def _read_scalar(self, event: yaml.Event) -> tuple[str, str]:
+        """Return the text of a scalar and its tag, which is that of its form if none is written."""
+        if not isinstance(event, yaml.ScalarEvent):
+            raise _invalid("keys must be strings", event)
+        # JSON writes characters such as emoji as pairs of surrogates.
+        text = event.value.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+        if _SURROGATE.search(text):
+            raise _invalid("found half a character (a lone surrogate)", event)
+        has_tag = event.tag not in {None, "!"}
+        return text, str(event.tag if has_tag else self._yaml.resolve(yaml.ScalarNode, event.value, event.implicit))
+
+    def _build_scalar(self, event: yaml.ScalarEvent, line: int, path: KeyPath) -> Any:  # noqa: ANN401
+        text, tag = self._read_scalar(event)
+        if tag == f"{_TAG}str":
+            return text
         try:
-            value = self._constructor.construct_object(node)
-            if not isinstance(value, int) or value.bit_length() <= _MAX_BITS:
-                return value
+            return self._yaml.construct_object(yaml.ScalarNode(tag, text))
         except (yaml.YAMLError, ValueError, OverflowError, TypeError, LookupError, AttributeError):
-            pass
-        kind = node.tag.removeprefix(_TAG)
-        self._add_problem(
-            path,
-            node,
-            f"cannot be parsed as {kind}; quote it if it is a string" if kind in _SCALAR_TAGS else _TAG_MESSAGE,
-        )
-        return None
-
-    def _build_mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
-        data: dict[str, Any] = {}
-        for key, (key_node, value_node) in self._collect_pairs(node, path).items():
-            self.lines[(*path, key)] = key_node.start_mark.line + 1
-            data[key] = self.build(value_node, (*path, key))
-        return data
-
-    def _collect_pairs(self, node: yaml.MappingNode, path: KeyPath) -> _Pairs:
-        """Return the nodes of a mapping by key.
-
-        The mapping's own keys override those that it merges (`<<`). Among the merged mappings the first wins.
-        """
-        if node in self._pairs_of:
-            return self._pairs_of[node]
-        merged: _Pairs = {}
-        own: _Pairs = {}
-        self._pairs_of[node] = own  # ends the recursion if the mapping merges itself
-        for key_node, value_node in node.value:
-            if key_node.tag == f"{_TAG}merge":
-                for source in self._merged_mappings(value_node, (*path, "<<")):
-                    merged = self._collect_pairs(source, (*path, "<<")) | merged
-                    self._count_values(len(merged))
-                continue
-            key = self._read_key(key_node, path)
-            if key is None:
-                continue
-            if key in own:
-                first = own[key][0].start_mark.line + 1
-                self._add_problem((*path, key), key_node, f"duplicate key, first defined on line {first}")
-            own[key] = (key_node, value_node)
-        self._pairs_of[node] = merged | own
-        return self._pairs_of[node]
-
-    def _merged_mappings(self, node: yaml.Node, path: KeyPath) -> list[yaml.MappingNode]:
-        """Return the mappings in the value of a merge key (`<<`)."""
-        sources = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        mappings = [source for source in sources if isinstance(source, yaml.MappingNode)]
-        if len(mappings) < len(sources):
-            self._add_problem(path, node, "must be a mapping or a list of mappings; write <<: *name")
-        return mappings
-
-    def _read_key(self, node: yaml.Node, path: KeyPath) -> str | None:
-        """Return the key in `node`, or None if it is invalid, which adds a problem."""
-        if not isinstance(node, yaml.ScalarNode):
-            self._add_problem(path, node, "keys must be strings; quote a key that starts with { or [")
+            kind = tag.removeprefix(_TAG)
+            parse_error = f"cannot be parsed as {kind}; quote it if it is a string"
+            self._add_problem(path, line, parse_error if kind in _SCALAR_TAGS else _TAG_MESSAGE)
             return None
-        node.value = _join_surrogates(node.value)
-        if node.tag != f"{_TAG}str":
-            self._add_problem((*path, node.value), node, f'keys must be strings; quote it ("{echo_value(node.value)}")')
-        elif _SURROGATE.search(node.value):
-            self._add_problem((*path, node.value), node, _SURROGATE_MESSAGE)
-        else:
-            return str(node.value)
-        return None
+
+    def _build_list(self, path: KeyPath) -> _List:
+        items = _List()
+        while not self._yaml.check_event(yaml.SequenceEndEvent):
+            index = len(items)
+            items.lines[index] = self._next_line()
+            items.append(self._build((*path, index)))
+        self._yaml.get_event()
+        return items
+
+    def _build_mapping(self, path: KeyPath) -> _Mapping:
+        """Return a mapping. Its own keys override those that it merges (`<<`); the first merged mapping wins."""
+        own, sources = _Mapping(), list[_Mapping]()
+        while not self._yaml.check_event(yaml.MappingEndEvent):
+            line = self._next_line()
+            key, tag = self._read_scalar(self._yaml.get_event())
+            key_path = (*path, key)
+            value = self._build(key_path)
+            if tag == f"{_TAG}merge":
+                for source in value if isinstance(value, _List) else [value]:
+                    if isinstance(source, _Mapping):
+                        sources.append(source)
+                    else:
+                        text = "must be a mapping or a list of mappings; write <<: *name"
+                        self._add_problem(key_path, line, text)
+            elif tag != f"{_TAG}str":
+                self._add_problem(key_path, line, f'keys must be strings; quote it ("{echo_value(key)}")')
+            else:
+                if key in own:
+                    self._add_problem(key_path, line, f"duplicate key, first defined on line {own.lines[key]}")
+                own[key], own.lines[key] = value, line
+        self._yaml.get_event()
+        result = _Mapping()
+        for mapping in (*reversed(sources), own):
+            result.update(mapping)
+            result.lines.update(mapping.lines)
+        return result
 
 
-def _join_surrogates(text: str) -> str:
-    """Return `text` with each pair of surrogates as one character. JSON writes characters such as emoji as pairs."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+def _invalid(problem: str, event: Any) -> yaml.MarkedYAMLError:  # noqa: ANN401 - the types of yaml lack its mark
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)

@@ -3,6 +3,7 @@
 Each mapping is validated separately, so that a mistake in one does not hide mistakes in the others.
 """
 
+import functools
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice, product
@@ -54,15 +55,24 @@ class ConfiguredWorkspace:
     path: KeyPath
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Config:
-    """A valid config. `keys` holds the API keys by workspace name, or is empty if they were not read."""
+    """A valid config. `keys` holds the API keys by workspace name, or is empty if they were not read.
+
+    `text` is that of the file. `document` parses it again, because data and line numbers are rarely needed afterwards
+    and take far more memory.
+    """
 
     settings: Settings
     workspaces: tuple[ConfiguredWorkspace, ...]
     keys: Mapping[str, Secret]
     source: str
-    document: Document = field(repr=False)
+    text: str = field(repr=False)
+
+    @functools.cached_property
+    def document(self) -> Document:
+        """The data of the file, with line numbers."""
+        return parse(self.text, self.source)
 
     def make_error(self, problems: Iterable[tuple[KeyPath, str]]) -> ConfigError:
         """Return a `ConfigError` for `problems` that were found after loading: pairs of path and text."""
@@ -86,7 +96,7 @@ def load_config(
 ) -> Config:
     """Return the `Config` in `text`, as `read_config` does; `source` is its name in messages."""
     loader = _Loader(parse(text, source), environ, allow_empty=allow_empty)
-    config = loader.build(source)
+    config = loader.build(text, source)
     if loader.problems or config is None:
         raise ConfigError(source, loader.problems)
     return config
@@ -116,7 +126,7 @@ class _Loader:
         self._state_file: str | None = None
         self._paths_with_problem = {problem.path for problem in self.problems}
 
-    def build(self, source: str) -> Config | None:
+    def build(self, text: str, source: str) -> Config | None:
         """Return the config, or None if a problem prevents that."""
         data = self._check_mapping(self.document.data, ())
         if data is None:
@@ -133,7 +143,7 @@ class _Loader:
         self._check_unique_names(raw)
         if settings is None or None in workspaces:
             return None
-        return Config(settings, tuple(filter(None, workspaces)), self.keys, source, self.document)
+        return Config(settings, tuple(filter(None, workspaces)), self.keys, source, text)
 
     def _build_workspace(self, raw: object, path: KeyPath) -> ConfiguredWorkspace | None:
         data = self._check_mapping(raw, path)
@@ -315,7 +325,7 @@ class _Loader:
             subject = (normalize_id(query.subject) if is_id else query.subject, *entry.spec.selector)
             for names in islice(product(query.apps, query.segments), _MAX_COMPARED - len(first)):
                 if (other := first.setdefault((section, subject, query.unit, *names), entry.path)) != entry.path:
-                    text = f"defines the same query as the entry on line {self.document.lines[other]}"
+                    text = f"defines the same query as the entry on line {self.document.find_line(other)}"
                     self._add_problem(entry.path, f"{text}; remove one of them")
 
     def _read_api_key(self, data: Mapping[str, Any], path: KeyPath) -> Secret | None:

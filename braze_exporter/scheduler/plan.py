@@ -161,7 +161,7 @@ def raised_settings(config: Config) -> list[Problem]:
         for section, group in workspace.entries.items()
         for entry in group
         for path, text in _raised_durations(config.settings, KINDS_BY_SECTION[section], entry)
-        if path in config.document.lines
+        if config.document.has_value(path)
     }
     return list(config.make_error(raised).problems)
 
