@@ -1,14 +1,17 @@
 """Compile regexes, with the meaning that they have in Prometheus and a matching time linear in the length of the name.
 
 The generated Prometheus rules contain the same regexes, so syntax to which RE2 and Python give different meanings is
-refused. Python matches by backtracking, which may take exponential time. So `re` tests only single characters.
+refused. Python matches by backtracking: it tries one way through the regex after another, and there may be
+exponentially many. Here each character of a name is compared once with the states that all ways have reached, and `re`
+tests only single characters.
 """
 
+import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
-from braze_exporter.config.automaton import ACCEPTING, MAX_STATES, Automaton, TooManyStatesError
 from braze_exporter.config.document import echo_value, shorten
 
 # The tokens of a regex. Other syntax is refused, because it may have different meanings in RE2 and Python.
@@ -32,6 +35,10 @@ _COUNTS: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?
 # The maximum count in braces, as in RE2. For nested braces it limits the product of their counts.
 _MAX_COUNT = 1_000
 _MAX_DEPTH = 50
+# The maximum number of states, which limits the steps for one character.
+MAX_STATES = 5_000
+# The maximum number of pairs of a state set and a character for which a regex remembers the next state set.
+_MAX_REMEMBERED = 500
 # Longer names never match. Names in Braze are far shorter.
 MAX_NAME_LENGTH = 500
 
@@ -40,16 +47,36 @@ class RegexError(ValueError):
     """Raised if a text cannot be used as a regex. The message states the problem and the fix."""
 
 
+@dataclass(slots=True, eq=False)
+class _State:
+    """A state of a nondeterministic finite automaton.
+
+    It is left to its only target with a character that passes `test`, or to all `targets` without a character if `test`
+    is None. The accepting state has neither.
+    """
+
+    test: Callable[[str], object] | None = None
+    targets: list["_State"] = field(default_factory=list)
+
+
+_StateSet: TypeAlias = frozenset[_State]
+_ACCEPTING = _State()
+
+
 @dataclass(frozen=True, slots=True)
 class Regex:
     """A regex that matches whole names, as `=~` in Prometheus does."""
 
     text: str
-    _automaton: Automaton = field(repr=False, compare=False)
+    _start: _StateSet = field(repr=False, compare=False)
+    _advance: Callable[[_StateSet, str], _StateSet] = field(repr=False, compare=False)
 
     def matches(self, name: str) -> bool:
         """Return whether the whole `name` matches. A name longer than `MAX_NAME_LENGTH` never matches."""
-        return len(name) <= MAX_NAME_LENGTH and self._automaton.matches(name)
+        states = self._start
+        for character in name[: MAX_NAME_LENGTH + 1]:
+            states = self._advance(states, character)
+        return _ACCEPTING in states and len(name) <= MAX_NAME_LENGTH
 
 
 def compile_regex(text: str) -> Regex:
@@ -57,115 +84,129 @@ def compile_regex(text: str) -> Regex:
 
     Raises `RegexError` if it is not a regex, if it may have another meaning in RE2, or if it is too large.
     """
-    parser = _Parser(text)
-    try:
-        parser.automaton.start_at(parser.parse().add(ACCEPTING))
-    except TooManyStatesError:
+    body = text.removeprefix(_IGNORE_CASE)
+    flags = re.DOTALL | (re.IGNORECASE if body != text else 0)
+    part = _parse_group(_tokenize(body), flags)
+    if part.size > MAX_STATES:
         most = f"at most {MAX_STATES:,} characters after repeated parts are written out"
-        raise RegexError(f"is too large; use {most}, or use several entries") from None
-    return Regex(text, parser.automaton)
+        raise RegexError(f"is too large; use {most}, or use several entries")
+    return Regex(text, _follow([part.build(_ACCEPTING)]), functools.lru_cache(_MAX_REMEMBERED)(_advance))
+
+
+def _follow(states: Iterable[_State]) -> _StateSet:
+    """Return the states that can be reached from `states` without a character, and that need one or accept."""
+    pending, reached = list(states), set[_State]()
+    while pending:
+        state = pending.pop()
+        if state not in reached:
+            reached.add(state)
+            if state.test is None:
+                pending += state.targets
+    return frozenset(state for state in reached if state.test is not None or state is _ACCEPTING)
+
+
+def _advance(states: _StateSet, character: str) -> _StateSet:
+    """Return the states after `character`."""
+    passed = (state for state in states if state.test is not None and state.test(character))
+    return _follow(state.targets[0] for state in passed)
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
     """A part of a regex.
 
-    `add` adds its states to the automaton. It gets the state that follows the part, and returns the first state of the
-    part. `max_count` is the largest product of the counts of nested braces.
+    `build` builds its states backwards: it gets the state that follows the part, and returns the first one. `size` is
+    the maximum number of states, and `max_count` the largest product of the counts of nested braces.
     """
 
-    add: Callable[[int], int]
+    build: Callable[[_State], _State]
+    size: int = 1
     max_count: int = 1
 
 
-class _Parser:
-    """Parses one regex."""
+def _tokenize(body: str) -> Iterator[tuple[str, str]]:
+    """Yield the kind and the text of each token."""
+    at = 0
+    while at < len(body):
+        match = _TOKEN.match(body, at)
+        if match is None:
+            raise RegexError(_describe_error(body[at:]))
+        yield str(match.lastgroup), match[0]
+        at = match.end()
 
-    def __init__(self, text: str) -> None:
-        self._body = text.removeprefix(_IGNORE_CASE)
-        self._flags = re.DOTALL | (re.IGNORECASE if self._body != text else 0)
-        self.automaton = Automaton()
-        self._groups: list[list[list[_Part]]] = [[[]]]  # the open groups, each with its alternatives
 
-    def parse(self) -> _Part:
-        """Return the whole regex. Raises `RegexError`."""
-        at, can_repeat = 0, False
-        while at < len(self._body):
-            match = _TOKEN.match(self._body, at)
-            if match is None:
-                raise RegexError(_describe_error(self._body[at:]))
-            token, kind, at = match[0], str(match.lastgroup), match.end()
-            if kind == "repeat" and not can_repeat:
-                raise RegexError(f"{token} has nothing to repeat; write \\{token} for the literal character")
-            self._add(token, kind)
-            can_repeat = kind not in {"open", "or", "repeat"}
-        if len(self._groups) > 1:
-            raise RegexError("is not a valid regex: ( without )")
-        return self._join_alternatives(self._groups[0])
-
-    def _add(self, token: str, kind: str) -> None:
-        """Add a token to the innermost open group."""
-        group = self._groups[-1]
+def _parse_group(tokens: Iterator[tuple[str, str]], flags: int, depth: int = 0) -> _Part:
+    """Return the part up to the end of a group, or of the regex if `depth` is 0."""
+    alternatives: list[list[_Part]] = [[]]
+    previous = ""
+    for kind, token in tokens:
+        parts = alternatives[-1]
         match kind:
             case "open":
-                if len(self._groups) > _MAX_DEPTH:
+                if depth >= _MAX_DEPTH:
                     raise RegexError(f"nests more than {_MAX_DEPTH} groups; use fewer")
-                self._groups.append([[]])
-            case "or":
-                group.append([])
+                parts.append(_parse_group(tokens, flags, depth + 1))
             case "close":
-                if len(self._groups) == 1:
+                if depth == 0:
                     raise RegexError("is not a valid regex: ) without (")
-                self._groups.pop()
-                self._groups[-1][-1].append(self._join_alternatives(group))
+                return _join_alternatives(alternatives)
+            case "or":
+                alternatives.append([])
             case "repeat":
-                group[-1][-1] = self._repeat(group[-1][-1], token)
+                if not parts or previous == "repeat":
+                    raise RegexError(f"{token} has nothing to repeat; write \\{token} for the literal character")
+                parts[-1] = _repeat(parts[-1], token)
             case _:
-                group[-1].append(self._character(token, kind))
+                parts.append(_character(kind, token, flags))
+        previous = kind
+    if depth:
+        raise RegexError("is not a valid regex: ( without )")
+    return _join_alternatives(alternatives)
 
-    def _character(self, token: str, kind: str) -> _Part:
-        try:
-            test = re.compile(_translate(token, kind), self._flags).fullmatch
-        except re.error as error:
-            raise RegexError(f"is not a valid regex: {error.msg}") from None
-        return _Part(lambda after: self.automaton.add_character(test, after))
 
-    def _join_sequence(self, parts: Sequence[_Part]) -> _Part:
-        def add(after: int) -> int:
-            for part in reversed(parts):
-                after = part.add(after)
-            return after
+def _character(kind: str, token: str, flags: int) -> _Part:
+    try:
+        test = re.compile(_translate(token, kind), flags).fullmatch
+    except re.error as error:
+        raise RegexError(f"is not a valid regex: {error.msg}") from None
+    return _Part(lambda after: _State(test, [after]))
 
-        return _Part(add, max((part.max_count for part in parts), default=1))
 
-    def _join_alternatives(self, alternatives: Sequence[Sequence[_Part]]) -> _Part:
-        parts = [self._join_sequence(alternative) for alternative in alternatives]
-        if len(parts) == 1:
-            return parts[0]
-        return _Part(
-            lambda after: self.automaton.add_branch([part.add(after) for part in parts]),
-            max(part.max_count for part in parts),
-        )
+def _join_alternatives(alternatives: Sequence[Sequence[_Part]]) -> _Part:
+    def build_sequence(parts: Sequence[_Part], after: _State) -> _State:
+        for part in reversed(parts):
+            after = part.build(after)
+        return after
 
-    def _repeat(self, part: _Part, token: str) -> _Part:
-        """Return `part`, repeated as often as the quantifier `token` requires."""
-        at_least, at_most = _parse_counts(token)
-        max_count = part.max_count * max(1, at_least if at_most is None else at_most)
-        if max_count > _MAX_COUNT:
-            raise RegexError(f"repeats more than {_MAX_COUNT:,} times with {token}")
+    parts = [part for sequence in alternatives for part in sequence]
+    return _Part(
+        lambda after: _State(targets=[build_sequence(sequence, after) for sequence in alternatives]),
+        1 + sum(part.size for part in parts),
+        max((part.max_count for part in parts), default=1),
+    )
 
-        def add(after: int) -> int:
-            end = after
-            if at_most is None:
-                after = self.automaton.add_loop(part.add, after)
-            else:
-                for _ in range(at_most - at_least):
-                    after = self.automaton.add_branch((part.add(after), end))
-            for _ in range(at_least):
-                after = part.add(after)
-            return after
 
-        return _Part(add, max_count)
+def _repeat(part: _Part, token: str) -> _Part:
+    """Return `part`, repeated as often as the quantifier `token` requires."""
+    at_least, at_most = _parse_counts(token)
+    copies = max(1, at_least) if at_most is None else at_most
+    max_count = part.max_count * max(1, copies)
+    if max_count > _MAX_COUNT:
+        raise RegexError(f"repeats more than {_MAX_COUNT:,} times with {token}")
+
+    def build(after: _State) -> _State:
+        end = after
+        if at_most is None:
+            after = _State(targets=[end])
+            after.targets.append(part.build(after))
+        else:
+            for _ in range(at_most - at_least):
+                after = _State(targets=[part.build(after), end])
+        for _ in range(at_least):
+            after = part.build(after)
+        return after
+
+    return _Part(build, (copies + 1) * (part.size + 1), max_count)
 
 
 def _parse_counts(token: str) -> tuple[int, int | None]:
