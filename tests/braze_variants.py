@@ -1,7 +1,6 @@
 """A simulated Braze whose behavior can be selected where Braze does not document it or clients report variants."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, date, datetime, time
 from enum import Enum, auto
 from http import HTTPStatus
@@ -12,11 +11,8 @@ from braze_exporter.braze.pools import DEFAULT_POOL
 from braze_exporter.simulator import parameters
 from braze_exporter.simulator.application import SimulatedBraze
 from braze_exporter.simulator.inventory import Inventory
-from braze_exporter.simulator.lists import ListResponder
 from braze_exporter.simulator.request import Request
 from braze_exporter.simulator.traffic import Counts, Traffic
-
-EVENTS_PATH = "/events/data_series"
 
 
 class HourFormat(Enum):
@@ -79,28 +75,17 @@ class UnknownEvent(Enum):
     """400 with a message, as for an unknown Canvas."""
 
 
-class VariableLists(ListResponder):
-    """The list endpoints, with variants that may be changed between requests.
+class VariableBraze(SimulatedBraze):
+    """A simulated Braze with variants, which are plain attributes.
 
-    `page_size` replaces the documented page size. `omits_empty_key` omits the key of the items if a page has none. If
-    `has_overlapping_pages` is true, every page starts with the last item of the previous one, as if an item had been
-    added between two requests.
+    `page_size` replaces the documented page size of lists. `omits_empty_key` omits the key of the items if a page has
+    none. If `has_overlapping_pages` is true, every page starts with the last item of the previous one, as if an item
+    had been added between two requests.
     """
 
     page_size: int | None = None
     omits_empty_key = False
     has_overlapping_pages = False
-
-    def page(self, request: Request, key: str, rows: Sequence[Any], size: int) -> object:
-        """Return the page of `rows` that is requested, under `key`."""
-        size = self.page_size or size
-        start = parameters.parse_page(request) * size
-        items = rows[max(0, start - (self.has_overlapping_pages and start < len(rows))) : start + size]
-        return {"message": "success", **({key: items} if items or not self.omits_empty_key else {})}
-
-
-class VariableBraze(SimulatedBraze):
-    """A simulated workspace of Braze with variants, which are plain attributes."""
 
     def __init__(
         self,
@@ -136,10 +121,6 @@ class VariableBraze(SimulatedBraze):
         self.unknown_event = unknown_event
         self.newest_first = newest_first
         self.limit = limit
-        self.lists = VariableLists(lambda: self.traffic.events, lambda: self.inventory)
-        events = self._endpoints[EVENTS_PATH]
-        self._respond_to_events = events.respond
-        self._endpoints |= {EVENTS_PATH: replace(events, respond=self._event_series), **self.lists.endpoints()}
 
     @property
     def limit(self) -> int:
@@ -164,18 +145,25 @@ class VariableBraze(SimulatedBraze):
 
     def _build_response(self, request: Request) -> tuple[HTTPStatus, object, Mapping[str, str]]:
         status, document, headers = super()._build_response(request)
-        endpoint = self._endpoints.get(request.path)
-        is_permitted = endpoint is None or self.permissions is None or endpoint.permission in self.permissions
+        permission = request.path.strip("/").replace("/", ".")
+        is_permitted = self.permissions is None or permission in self.permissions
         if status in {HTTPStatus.OK, HTTPStatus.BAD_REQUEST} and not is_permitted:
             return HTTPStatus.FORBIDDEN, {"message": "Access Denied"}, headers  # the message is not documented
         if self.newest_first and isinstance(document, dict) and isinstance(document.get("data"), list):
             document["data"].reverse()
         return status, document, headers
 
-    def _event_series(self, request: Request) -> object:
-        document = self._respond_to_events(request)
+    def _custom_events(self, request: Request) -> object:
+        document = super()._custom_events(request)
         if request.event in self.traffic.events or self.unknown_event is UnknownEvent.ZEROS:
             return document
         if self.unknown_event is UnknownEvent.REJECTED:
             parameters.reject("event must be a string of the custom event name")
         return {"message": "success", **({"data": []} if self.unknown_event is UnknownEvent.EMPTY else {})}
+
+    def page(self, request: Request, key: str, rows: Sequence[Any], size: int) -> object:
+        """Return the page of `rows` that is requested, under `key`."""
+        size = self.page_size or size
+        start = parameters.parse_page(request) * size
+        items = rows[max(0, start - (self.has_overlapping_pages and start < len(rows))) : start + size]
+        return {"message": "success", **({key: items} if items or not self.omits_empty_key else {})}

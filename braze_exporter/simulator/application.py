@@ -5,45 +5,25 @@ Where behavior is not documented, it responds in one of the likely ways.
 
 import itertools
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
 from email.utils import formatdate
 from hashlib import blake2b
 from http import HTTPStatus
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 from braze_exporter.braze.pools import CAMPAIGNS_POOL, DEFAULT_POOL, LISTS_POOL
 from braze_exporter.simulator import parameters
-from braze_exporter.simulator.endpoint import SimulatedEndpoint
-from braze_exporter.simulator.inventory import Inventory
-from braze_exporter.simulator.lists import ListResponder
+from braze_exporter.simulator.lists import ListEndpoints
 from braze_exporter.simulator.rate_limit import EMPTY_HEADERS, RateLimitCounter
 from braze_exporter.simulator.reply import Reply, encode_json
 from braze_exporter.simulator.request import Request
-from braze_exporter.simulator.series import SeriesResponder
-from braze_exporter.simulator.traffic import Counts
+from braze_exporter.simulator.series import SeriesEndpoints
 
 
 @dataclass(eq=False)
-class SimulatedBraze:
-    """A simulated workspace of Braze. Thread-safe.
-
-    Its API key is `key`. `traffic` has the counts of custom events and `series_counts` those of the other series (see
-    `simulator.series`). `clock` returns the time in seconds since the epoch; days are those of `zone`. `apps` and
-    `segments` are the ids that queries may filter by. `inventory` has the items of the lists. The attributes may be
-    changed between requests.
-    """
-
-    key: str
-    traffic: Counts
-    series_counts: Counts
-    clock: Callable[[], float]
-    zone: ZoneInfo
-    apps: Collection[str]
-    segments: Collection[str]
-    inventory: Inventory
+class SimulatedBraze(SeriesEndpoints, ListEndpoints):
+    """A simulated Braze with one workspace. Thread-safe."""
 
     def __post_init__(self) -> None:
         """Start with unused rate limits."""
@@ -51,10 +31,7 @@ class SimulatedBraze:
             pool.name: RateLimitCounter(pool.limit, pool.window_seconds)
             for pool in (DEFAULT_POOL, LISTS_POOL, CAMPAIGNS_POOL)
         }
-        self._endpoints: dict[str, SimulatedEndpoint] = {
-            **SeriesResponder(self).endpoints(),
-            **ListResponder(lambda: self.traffic.events, lambda: self.inventory).endpoints(),
-        }
+        self._endpoints = {**self.series_endpoints(), **self.list_endpoints()}
         self._ids = itertools.count(1)
 
     def respond(self, request: Request) -> Reply:
@@ -79,19 +56,11 @@ class SimulatedBraze:
             return HTTPStatus.NOT_FOUND, {"message": "Invalid URL"}, {}
         if request.headers.get("authorization") != f"Bearer {self.key}":
             return HTTPStatus.UNAUTHORIZED, {"message": f"Invalid API key: {request.key}"}, EMPTY_HEADERS
-        endpoint = self._endpoints[request.path]
-        is_allowed, limit_headers = self.pools[endpoint.pool.name].count_calls(request.time)
+        pool, respond = self._endpoints[request.path]
+        is_allowed, limit_headers = self.pools[pool.name].count_calls(request.time)
         if not is_allowed:
             return HTTPStatus.TOO_MANY_REQUESTS, {"message": "Rate limit exceeded"}, limit_headers
         try:
-            return HTTPStatus.OK, endpoint.respond(request), limit_headers
+            return HTTPStatus.OK, respond(request), limit_headers
         except parameters.BadRequestError as failure:
             return HTTPStatus.BAD_REQUEST, {"message": str(failure)}, limit_headers
-
-    def format_hour(self, start: int) -> str:
-        """Return the time of the hour that starts at `start`, in the format of `last_edited` in recorded responses."""
-        return datetime.fromtimestamp(start, UTC).isoformat()
-
-    def format_day(self, day: date) -> str:
-        """Return the time of a day, in the format of every recorded daily series."""
-        return day.isoformat()

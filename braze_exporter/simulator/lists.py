@@ -1,49 +1,43 @@
 """The list endpoints. They follow Braze's documentation."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from braze_exporter.braze.pools import DEFAULT_POOL, LISTS_POOL
 from braze_exporter.simulator import parameters
-from braze_exporter.simulator.endpoint import SimulatedEndpoint
-from braze_exporter.simulator.inventory import Inventory
 from braze_exporter.simulator.request import Request
+from braze_exporter.simulator.workspace import Endpoint, SimulatedWorkspace
 
 # The page size of products is not documented.
 _EVENTS_PAGE_SIZE, _DEFAULT_PAGE_SIZE, _PRODUCTS_PAGE_SIZE = 250, 100, 40
 
 
-class ListResponder:
+class ListEndpoints(SimulatedWorkspace):
     """Responds to requests of the list endpoints. Pages are numbered from 0; a page past the end has no items."""
 
-    def __init__(self, events: Callable[[], Collection[str]], inventory: Callable[[], Inventory]) -> None:
-        """At each request, call `events` for the event names or `inventory` for the other items."""
-        self._events = events
-        self._inventory = inventory
-
-    def endpoints(self) -> Mapping[str, SimulatedEndpoint]:
+    def list_endpoints(self) -> Mapping[str, Endpoint]:
         """Return the endpoints by path."""
         return {
-            "/events/list": SimulatedEndpoint(LISTS_POOL, "events.list", self._event_names),
-            "/segments/list": SimulatedEndpoint(DEFAULT_POOL, "segments.list", self._segments),
-            "/campaigns/list": SimulatedEndpoint(DEFAULT_POOL, "campaigns.list", self._campaigns),
-            "/canvas/list": SimulatedEndpoint(DEFAULT_POOL, "canvas.list", self._canvases),
-            "/purchases/product_list": SimulatedEndpoint(LISTS_POOL, "purchases.product_list", self._products),
+            "/events/list": (LISTS_POOL, self._event_names),
+            "/segments/list": (DEFAULT_POOL, self._segments),
+            "/campaigns/list": (DEFAULT_POOL, self._campaigns),
+            "/canvas/list": (DEFAULT_POOL, self._canvases),
+            "/purchases/product_list": (LISTS_POOL, self._products),
         }
 
     def _event_names(self, request: Request) -> object:
         """Respond to GET /events/list with the event names in alphabetical order."""
-        return self.page(request, "events", sorted(self._events()), _EVENTS_PAGE_SIZE)
+        return self.page(request, "events", sorted(self.traffic.events), _EVENTS_PAGE_SIZE)
 
     def _products(self, request: Request) -> object:
         """Respond to GET /purchases/product_list."""
-        return self.page(request, "products", self._inventory().products, _PRODUCTS_PAGE_SIZE)
+        return self.page(request, "products", self.inventory.products, _PRODUCTS_PAGE_SIZE)
 
     def _segments(self, request: Request) -> object:
         """Respond to GET /segments/list, which never has archived segments."""
         rows = [
             {"id": item.id, "name": item.name, "analytics_tracking_enabled": item.is_tracked, "tags": item.tags}
-            for item in self._inventory().segments
+            for item in self.inventory.segments
         ]
         return self.page(request, "segments", _sorted(request, rows), _DEFAULT_PAGE_SIZE)
 
@@ -57,7 +51,7 @@ class ListResponder:
                 "tags": item.tags,
                 "last_edited": item.last_edited,
             }
-            for item in _without_archived(request, self._inventory().campaigns)
+            for item in _without_archived(request, self.inventory.campaigns)
         ]
         return self.page(request, "campaigns", _sorted(request, rows), _DEFAULT_PAGE_SIZE)
 
@@ -65,7 +59,7 @@ class ListResponder:
         """Respond to GET /canvas/list."""
         rows = [
             {"id": item.id, "name": item.name, "tags": item.tags, "last_edited": item.last_edited}
-            for item in _without_archived(request, self._inventory().canvases)
+            for item in _without_archived(request, self.inventory.canvases)
         ]
         return self.page(request, "canvases", _sorted(request, rows), _DEFAULT_PAGE_SIZE)
 

@@ -77,6 +77,11 @@ def parse_identifier(request: Request, name: str, known: Collection[str]) -> str
     return text or ""
 
 
+def required_identifier(request: Request, name: str, known: Collection[str]) -> str:
+    """Return the id in the required parameter `name`, which must be in `known`."""
+    return parse_identifier(request, name, known) or required_text(request, name)
+
+
 def parse_page(request: Request) -> int:
     """Return the number of the page, from 0, which is the default."""
     text = request.params.get("page", "0")

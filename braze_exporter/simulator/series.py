@@ -6,19 +6,16 @@ and `segments/ID`. `revenue` and `revenue/PRODUCT` are in cents. `campaigns/ID` 
 entries.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Protocol
-from zoneinfo import ZoneInfo
 
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.pools import CAMPAIGNS_POOL, DEFAULT_POOL, LISTS_POOL
 from braze_exporter.simulator import message_rows, parameters
-from braze_exporter.simulator.endpoint import SimulatedEndpoint
-from braze_exporter.simulator.inventory import Inventory
 from braze_exporter.simulator.request import Request
 from braze_exporter.simulator.times import days_until, hours_of, hours_until
 from braze_exporter.simulator.traffic import Counts
+from braze_exporter.simulator.workspace import Endpoint, SimulatedWorkspace
 
 _MAX_CANVAS_LENGTH = 13
 # Braze detects uninstalls with silent push notifications, which it sends at night.
@@ -26,33 +23,12 @@ _UNINSTALLS_DELAY = timedelta(hours=3)
 _MAU_TIME_UTC = time(12, 5)
 
 
-class SimulatedWorkspace(Protocol):
-    """What the series need of the simulated workspace. The attributes may change between requests."""
-
-    zone: ZoneInfo
-    apps: Collection[str]
-    segments: Collection[str]
-    inventory: Inventory
-    traffic: Counts
-    series_counts: Counts
-
-    def format_hour(self, start: int) -> str:
-        """Return the time of the hour that starts at `start`."""
-
-    def format_day(self, day: date) -> str:
-        """Return the time of a day."""
-
-
-class SeriesResponder:
+class SeriesEndpoints(SimulatedWorkspace):
     """Responds to requests of the series endpoints."""
 
-    def __init__(self, workspace: SimulatedWorkspace) -> None:
-        """Read the attributes of `workspace` at each request."""
-        self._workspace = workspace
-
-    def endpoints(self) -> Mapping[str, SimulatedEndpoint]:
+    def series_endpoints(self) -> Mapping[str, Endpoint]:
         """Return the endpoints by path."""
-        result = {
+        return {
             "/events/data_series": (DEFAULT_POOL, self._custom_events),
             "/sessions/data_series": (DEFAULT_POOL, self._sessions),
             "/purchases/quantity_series": (LISTS_POOL, self._purchases),
@@ -65,20 +41,16 @@ class SeriesResponder:
             "/campaigns/data_series": (CAMPAIGNS_POOL, self._campaign),
             "/canvas/data_series": (DEFAULT_POOL, self._canvas),
         }
-        return {
-            path: SimulatedEndpoint(pool, path.strip("/").replace("/", "."), response)
-            for path, (pool, response) in result.items()
-        }
 
     def _custom_events(self, request: Request) -> object:
         """Respond to GET /events/data_series. For an unknown event, all counts are 0, which Braze does not document."""
         event = parameters.required_text(request, "event")
-        segment = parameters.parse_identifier(request, "segment_id", self._workspace.segments)
-        return self._count_rows(request, "count", event, segment=segment, counts=self._workspace.traffic)
+        segment = parameters.parse_identifier(request, "segment_id", self.segments)
+        return self._count_rows(request, "count", event, segment=segment, counts=self.traffic)
 
     def _sessions(self, request: Request) -> object:
         """Respond to GET /sessions/data_series."""
-        segment = parameters.parse_identifier(request, "segment_id", self._workspace.segments)
+        segment = parameters.parse_identifier(request, "segment_id", self.segments)
         return self._count_rows(request, "sessions", "sessions", segment=segment)
 
     def _purchases(self, request: Request) -> object:
@@ -91,13 +63,8 @@ class SeriesResponder:
 
     def _segment_size(self, request: Request) -> object:
         """Respond to GET /segments/data_series. A segment without analytics tracking is an error, as reported."""
-        tracked = [
-            *self._workspace.segments,
-            *(item.id for item in self._workspace.inventory.segments if item.is_tracked),
-        ]
-        segment = parameters.parse_identifier(request, "segment_id", tracked) or parameters.required_text(
-            request, "segment_id"
-        )
+        tracked = [*self.segments, *(item.id for item in self.inventory.segments if item.is_tracked)]
+        segment = parameters.required_identifier(request, "segment_id", tracked)
         sizes = self._days(request, lambda day: self._constant_value(f"segments/{segment}", day))
         return _document([{"time": day, "size": size} for day, size in sizes])
 
@@ -107,10 +74,10 @@ class SeriesResponder:
 
     def _uninstalls(self, request: Request) -> object:
         """Respond to GET /kpi/uninstalls/data_series. A day is 0 until Braze has detected its uninstalls."""
-        app = parameters.parse_identifier(request, "app_id", self._workspace.apps)
+        app = parameters.parse_identifier(request, "app_id", self.apps)
 
         def count_if_detected(day: date) -> int:
-            detected_at = datetime.combine(day + timedelta(days=1), time(), self._workspace.zone) + _UNINSTALLS_DELAY
+            detected_at = datetime.combine(day + timedelta(days=1), time(), self.zone) + _UNINSTALLS_DELAY
             return self._sum("uninstalls", day, request, app) if request.time >= detected_at.timestamp() else 0
 
         return _document([{"time": day, "uninstalls": count} for day, count in self._days(request, count_if_detected)])
@@ -121,7 +88,7 @@ class SeriesResponder:
 
     def _monthly_active_users(self, request: Request) -> object:
         """Respond to GET /kpi/mau/data_series. A day is included from 12:05 UTC, when Braze computes its value."""
-        app = parameters.parse_identifier(request, "app_id", self._workspace.apps)
+        app = parameters.parse_identifier(request, "app_id", self.apps)
         computed = datetime.fromtimestamp(request.time, UTC)
         last = computed.date() if computed.time() >= _MAU_TIME_UTC else computed.date() - timedelta(days=1)
         rows = self._days(request, lambda day: self._constant_value("monthly_active_users", day, app))
@@ -129,20 +96,15 @@ class SeriesResponder:
 
     def _campaign(self, request: Request) -> object:
         """Respond to GET /campaigns/data_series."""
-        known = {campaign.id: campaign for campaign in self._workspace.inventory.campaigns}
-        campaign = known[
-            parameters.parse_identifier(request, "campaign_id", known)
-            or parameters.required_text(request, "campaign_id")
-        ]
+        known = {campaign.id: campaign for campaign in self.inventory.campaigns}
+        campaign = known[parameters.required_identifier(request, "campaign_id", known)]
         sent = self._days(request, lambda day: self._sum(f"campaigns/{campaign.id}", day, request))
         return _document([message_rows.campaign_row(campaign, day, count) for day, count in sent])
 
     def _canvas(self, request: Request) -> object:
         """Respond to GET /canvas/data_series. Its data is an object, and `ending_at` is documented as required."""
-        known = {canvas.id: canvas for canvas in self._workspace.inventory.canvases}
-        canvas = known[
-            parameters.parse_identifier(request, "canvas_id", known) or parameters.required_text(request, "canvas_id")
-        ]
+        known = {canvas.id: canvas for canvas in self.inventory.canvases}
+        canvas = known[parameters.required_identifier(request, "canvas_id", known)]
         parameters.required_text(request, "ending_at")
         with_steps = parameters.parse_choice(request, "include_step_breakdown", ("false", "true")) == "true"
         days = self._days(
@@ -163,37 +125,34 @@ class SeriesResponder:
         counts: Counts | None = None,
     ) -> object:
         """Return the rows of an additive count by `unit`, or by the unit in the request if `unit` is None."""
-        app = parameters.parse_identifier(request, "app_id", self._workspace.apps)
-        zone, source = self._workspace.zone, counts or self._workspace.series_counts
+        app = parameters.parse_identifier(request, "app_id", self.apps)
+        zone, source = self.zone, counts or self.series_counts
         if (unit or parameters.parse_unit(request)) is Unit.DAY:
             result = self._days(request, lambda day: self._sum(name, day, request, app, segment, counts=source))
         else:
             hours = hours_until(parameters.parse_ending_at(request, zone), parameters.parse_length(request))
-            result = [
-                (self._workspace.format_hour(hour), source.count(name, hour, request.time, app, segment))
-                for hour in hours
-            ]
+            result = [(self.format_hour(hour), source.count(name, hour, request.time, app, segment)) for hour in hours]
         return _document([{"time": at, field: value / 100 if cents else value} for at, value in result])
 
     def _days(
         self, request: Request, value_of_day: Callable[[date], int], max_length: int = 100
     ) -> list[tuple[str, int]]:
         """Return the requested days, formatted, with their values. `max_length` is the maximum `length`."""
-        zone = self._workspace.zone
+        zone = self.zone
         days = days_until(parameters.parse_ending_at(request, zone), parameters.parse_length(request, max_length), zone)
-        return [(self._workspace.format_day(day), value_of_day(day)) for day in days]
+        return [(self.format_day(day), value_of_day(day)) for day in days]
 
     def _sum(
         self, name: str, day: date, request: Request, app: str = "", segment: str = "", *, counts: Counts | None = None
     ) -> int:
-        source = counts or self._workspace.series_counts
-        started = (hour for hour in hours_of(day, self._workspace.zone) if hour <= request.time)
+        source = counts or self.series_counts
+        started = (hour for hour in hours_of(day, self.zone) if hour <= request.time)
         return sum(source.count(name, hour, request.time, app, segment) for hour in started)
 
     def _constant_value(self, name: str, day: date, app: str = "") -> int:
         """Return a value that is constant during a day: the final count of its first hour."""
-        first = hours_of(day, self._workspace.zone)[0]
-        return self._workspace.series_counts.count(name, first, first + 7 * 86_400, app)
+        first = hours_of(day, self.zone)[0]
+        return self.series_counts.count(name, first, first + 7 * 86_400, app)
 
 
 def _document(rows: Sequence[Mapping[str, object]]) -> object:

@@ -470,7 +470,7 @@ def test_matching_zones_without_counts_are_none() -> None:
 
 def test_check_live_uses_half_of_lists_share(braze: CheckLiveRig) -> None:
     """Lists and purchases together make at most half of the share of the lists' pool, and the rest is reported."""
-    braze.braze.lists.page_size = 1
+    braze.braze.page_size = 1
     braze.braze.inventory = Inventory(
         segments=(Segment(VIP, "Very important"),), products=tuple(f"product {number:02}" for number in range(40))
     )

@@ -146,9 +146,9 @@ def test_pager_reads_pages_of_any_size(lists: ListSetup, what: ListEndpoint, pag
     """Short pages, overlapping pages and a last page without its key lose and duplicate no item."""
     lists.braze.traffic = RecordedCounts(events=names(260))
     lists.braze.inventory = make_inventory(260)
-    lists.braze.lists.page_size = page_size
-    lists.braze.lists.has_overlapping_pages = True
-    lists.braze.lists.omits_empty_key = True
+    lists.braze.page_size = page_size
+    lists.braze.has_overlapping_pages = True
+    lists.braze.omits_empty_key = True
     assert lists.names(what) == names(260, what.item_names[0])
 
 
@@ -171,8 +171,8 @@ def test_pager_reads_item_fields(lists: ListSetup) -> None:
 def test_repeated_item_is_as_listed_last(lists: ListSetup) -> None:
     """An item that is renamed while the list is read appears once, at its first position and with its new name."""
     lists.braze.inventory = Inventory(campaigns=(Campaign("c1", "A"), Campaign("c2", "B"), Campaign("c3", "C")))
-    lists.braze.lists.page_size = 2
-    lists.braze.lists.has_overlapping_pages = True
+    lists.braze.page_size = 2
+    lists.braze.has_overlapping_pages = True
 
     def rename(content: dict[str, Any]) -> None:
         content["campaigns"][0]["name"] = "new"
@@ -361,7 +361,7 @@ def test_any_page_is_parsed_or_rejected(list_endpoint: ListEndpoint, content: ob
 def test_list_over_budget_is_read_in_parts(lists: ListSetup) -> None:
     """A list over the budget resumes where it was deferred, and reads no page twice."""
     lists.rig.set_demand({LISTS_POOL: PoolBudget(0.1, 0.2, 10)})
-    lists.braze.lists.page_size = 20
+    lists.braze.page_size = 20
     reading = lists.start()
     for pages in (10, 20, 30, 40, 50):
         with pytest.raises(Deferred, match=r"^lists$"):

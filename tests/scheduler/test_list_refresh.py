@@ -416,7 +416,7 @@ def test_failed_list_keeps_previous_one() -> None:
     with running_discovery("{regex: '.*', refresh_interval: 6h}", "a", "b") as exporter:
         assert exposed_events(exporter.scrape()) == {"a", "b"}
         exporter.braze.traffic = shop("other")
-        exporter.braze.lists.page_size = 1
+        exporter.braze.page_size = 1
         exporter.clock.advance(LIST_INTERVAL_SECONDS)
         exporter.braze.reset()
         exporter.braze.inject(response_faults.edited(lambda _: None), path="/events/list", times=1)
@@ -512,7 +512,7 @@ def test_list_removed_by_reload_is_not_deferred(changes: dict[str, str]) -> None
     with running_exporter(
         "{regex: '.*'}", shop(*(f"e{n}" for n in range(6))), extra_yaml=extra_yaml, reads_lists=True
     ) as exporter:
-        exporter.braze.lists.page_size = 1
+        exporter.braze.page_size = 1
         exporter.braze.inject(transfer_faults.hold(), path="/events/list")
         exporter.refresh()
         exporter.braze.wait_for(1)
@@ -532,7 +532,7 @@ def test_deferred_list_resumes() -> None:
     with running_exporter(
         "{regex: '.*'}", shop(*(f"e{n}" for n in range(6))), extra_yaml=extra_yaml, reads_lists=True
     ) as exporter:
-        exporter.braze.lists.page_size = 1
+        exporter.braze.page_size = 1
         read_lists(exporter)
         read_lists(exporter)  # not again within a minute
         assert requested_pages(exporter) == 4
@@ -730,7 +730,7 @@ def test_lists_leave_calls_to_queries() -> None:
         exporter.braze.inventory = Inventory(
             segments=tuple(Segment(f"{n:08}{WELCOME[8:]}", f"s{n}") for n in range(300))
         )
-        exporter.braze.lists.page_size = 1
+        exporter.braze.page_size = 1
         exporter.apply_config("{event: a}", extra_yaml=extra_yaml, **changes)
         exporter.clock.advance(LIST_INTERVAL_SECONDS)
         read_lists(exporter)
@@ -740,7 +740,7 @@ def test_lists_leave_calls_to_queries() -> None:
 def test_closed_exporter_reads_no_list() -> None:
     """Closing the exporter ends the reading, also in the middle of a list."""
     with running_exporter("{regex: '.*'}", shop("a", "b", "c"), reads_lists=True) as exporter:
-        exporter.braze.lists.page_size = 1
+        exporter.braze.page_size = 1
         exporter.braze.inject(transfer_faults.hold(), path="/events/list")
         exporter.refresh()
         exporter.braze.wait_for(1)

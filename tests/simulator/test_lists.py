@@ -129,7 +129,7 @@ def test_sort_direction_is_respected(get: Get, path: str) -> None:
 @pytest.mark.parametrize("path", LISTS)
 def test_empty_page_can_omit_key(braze: FaultInjectingBraze, get: Get, path: str) -> None:
     """Pages after the end can be configured to omit the key."""
-    braze.lists.omits_empty_key = True
+    braze.omits_empty_key = True
     assert len(rows(get, path, page=1)) == 1
     assert get(path, page=2).json() == {"message": "success"}
 
@@ -139,7 +139,7 @@ def test_empty_page_can_omit_key(braze: FaultInjectingBraze, get: Get, path: str
 def test_page_size_can_be_changed(braze: FaultInjectingBraze, get: Get, path: str) -> None:
     """The page size can be reduced without losing items."""
     whole = [*rows(get, path), *rows(get, path, page=1)]
-    braze.lists.page_size = 30
+    braze.page_size = 30
     pages = [rows(get, path, page=page) for page in range(9)]
     assert max(map(len, pages)) == 30
     assert [row for page in pages for row in page] == whole
@@ -149,7 +149,7 @@ def test_page_size_can_be_changed(braze: FaultInjectingBraze, get: Get, path: st
 @pytest.mark.parametrize("path", LISTS)
 def test_overlapping_pages_can_be_enabled(braze: FaultInjectingBraze, get: Get, path: str) -> None:
     """Pages can be configured to begin with the last row of the previous page, and the list still ends."""
-    braze.lists.has_overlapping_pages = True
+    braze.has_overlapping_pages = True
     first, second = rows(get, path), rows(get, path, page=1)
     assert second[0] == first[-1]
     assert len(second) == 2
