@@ -9,7 +9,7 @@ from braze_exporter.braze.metric_group import MetricGroup
 from braze_exporter.braze.query import QUERY_LABELS
 from braze_exporter.metrics.self_families import QUERIES
 from braze_exporter.monitoring.kind_texts import kind_title
-from braze_exporter.monitoring.panels import GREY, Column, Json, Row, Target, chart, matrix, numbers, steps, table
+from braze_exporter.monitoring.panels import GREY, Column, Json, Row, chart, matrix, numbers, steps, table
 from braze_exporter.monitoring.series_groups import (
     ALERT_MATCHERS,
     MIN_COUNT,
@@ -180,16 +180,16 @@ class BrazeDashboard:
         if labels and not group.filters and group.metric_group.is_additive:
             yield self._subjects(group)
         legend = self._legend(" ".join(f"{{{{{label}}}}}" for label in labels) or "settled")
-        targets = [Target(_largest(group), legend)]
+        legends = {_largest(group): legend}
         usual = group.gauge("baseline") if group.has_baseline else ""
         if usual and not labels:
-            targets.append(Target(usual, self._legend("usual")))
+            legends[usual] = self._legend("usual")
         yield _unit_chart(
             unit,
             f"{group.title}, settled {unit}",
             f"The newest settled {unit}, drawn at the time at which it was known, which is also when alerts use it. "
             + (f"At most the {_MAX_LINES} largest." if labels else "Usual is the baseline."),
-            targets,
+            legends,
             can_be_negative=group.metric_group.can_be_negative,
         )
         if usual and labels:
@@ -198,7 +198,7 @@ class BrazeDashboard:
                 f"{group.title}, settled {unit} vs usual",
                 f"The newest settled {unit} as a ratio to its baseline, the median of the same {unit} of the week in "
                 f"the last weeks, if that is at least {MIN_COUNT}.",
-                [Target(f"{group.gauge('settled')} / ({usual} >= {MIN_COUNT})", legend)],
+                {f"{group.gauge('settled')} / ({usual} >= {MIN_COUNT})": legend},
                 unit_of_values="percentunit",
             )
 
@@ -252,7 +252,7 @@ class BrazeDashboard:
             group.unit,
             f"{title}: messages by channel, settled day",
             "Messages sent, or impressions for in-app messages. All selected together.",
-            [Target(sent, self._legend("{{channel}}"))],
+            {sent: self._legend("{{channel}}")},
             style="stacked",
         )
         by = ("channel", "stat")
@@ -268,7 +268,7 @@ class BrazeDashboard:
                 group.unit,
                 f"{title}: {name.lower()}, settled day",
                 f"{each.help_prefix}. At most the {_MAX_LINES} largest.",
-                [Target(name_subject(_largest(group, each), group), self._legend("{{subject}}"))],
+                {name_subject(_largest(group, each), group): self._legend("{{subject}}")},
                 unit_of_values=_unit_of(each),
                 can_be_negative=each.can_be_negative,
             )
@@ -300,7 +300,7 @@ def _unit_chart(
     unit: Unit,
     title: str,
     description: str,
-    targets: Sequence[Target],
+    legends: Mapping[str, str],
     *,
     unit_of_values: str = "locale",
     **options: Any,  # noqa: ANN401
@@ -309,7 +309,7 @@ def _unit_chart(
     span = {"interval": "5m"} if unit is Unit.HOUR else {"interval": "1h", "time_from": "28d"}
     decimals = None if unit_of_values == "percentunit" else 0
     return chart(
-        title, description, targets, unit=unit_of_values, **{"style": "steps", "decimals": decimals, **span, **options}
+        title, description, legends, unit=unit_of_values, **{"style": "steps", "decimals": decimals, **span, **options}
     )
 
 

@@ -10,20 +10,20 @@ from braze_exporter.metrics import self_families as metrics
 from braze_exporter.metrics.families import QUERY_LAST_SUCCESS, QUERY_MAX_AGE, QUERY_UP
 from braze_exporter.metrics.promql import max_by
 from braze_exporter.metrics.self_families import QueryStatus
-from braze_exporter.monitoring.exporter_details import detail_rows
-from braze_exporter.monitoring.exporter_expr import (
+from braze_exporter.monitoring.exporter_details import (
     BUILD,
     COUNT,
     IDENTITY,
     SECONDS,
     SUCCESS,
     WARNINGS,
+    detail_rows,
     latest,
     oldest_success,
     select,
     sum_by,
 )
-from braze_exporter.monitoring.panels import GREY, Column, Json, Row, Target, chart, numbers, stat, steps, table
+from braze_exporter.monitoring.panels import GREY, Column, Json, Row, chart, numbers, stat, steps, table
 from braze_exporter.monitoring.series_groups import union, with_label
 
 _COLORS = {
@@ -148,10 +148,10 @@ def _limit_panels() -> Iterator[Json]:
         "Rate limit left",
         "Share of Braze's rate limits that is left in the window, after all requests of your company. At or below the "
         "reserve, the exporter makes no requests until the window ends.",
-        [
-            Target(_limit_left("workspace", "pool"), "{{workspace}} {{pool}}"),
-            Target(f"max({metrics.BUDGET_RESERVE.name})", "reserve"),
-        ],
+        {
+            _limit_left("workspace", "pool"): "{{workspace}} {{pool}}",
+            f"max({metrics.BUDGET_RESERVE.name})": "reserve",
+        },
         unit="percentunit",
         decimals=1,
         width=8,
@@ -161,19 +161,19 @@ def _limit_panels() -> Iterator[Json]:
     every: list[Endpoint] = [*KINDS, *LIST_ENDPOINTS]
     for endpoint in every:
         endpoints.setdefault(endpoint.pool.name, []).append(endpoint)
-    shares = []
+    legends = {}
     for pool, of_pool in endpoints.items():
         paths = "|".join(dict.fromkeys(endpoint.path for endpoint in of_pool))
         requests = select(metrics.REQUESTS, f'path=~"{paths}"')
         windows = 3_600 / of_pool[0].pool.window_seconds
         used = f"{sum_by(f'increase({requests}[1h])', 'workspace')} / {windows:g}"
         limit = latest(metrics.RATE_LIMIT, f'pool="{pool}"')
-        shares.append(f"{used} / on (workspace) group_right () {limit}")
+        legends[f"{used} / on (workspace) group_right () {limit}"] = "{{workspace}} {{pool}}"
     yield chart(
         "Rate limit used by this exporter",
         "Share of Braze's rate limits that the exporter uses, on average over an hour. At most `budget.share`. Your "
         "other clients use the rest.",
-        [Target(share, "{{workspace}} {{pool}}") for share in shares],
+        legends,
         unit="percentunit",
         decimals=2,
         width=8,
@@ -185,7 +185,7 @@ def _states_panel() -> Json:
         "Queries by state",
         "Queries are pending before their first fetch, stale if their values are older than `max_age`, deferred if "
         "rate limiting delays them, or failed if the last fetch failed.",
-        [Target(f"sum({_count(state)})", state.value) for state in _COLORS],
+        {f"sum({_count(state)})": state.value for state in _COLORS},
         style="stacked",
         width=8,
         colors={state.value: color for state, color in _COLORS.items()},

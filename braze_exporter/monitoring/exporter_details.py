@@ -1,27 +1,41 @@
 """The rows of the dashboard "Braze exporter" below the first screen: requests, age of the data, and processes."""
 
+import functools
 from collections.abc import Iterator
 
 from braze_exporter.metrics import self_families as metrics
-from braze_exporter.metrics.families import QUERY_SETTLED_START, Family
+from braze_exporter.metrics.families import QUERY_LAST_SUCCESS, QUERY_SETTLED_START, Family
 from braze_exporter.metrics.promql import max_by
-from braze_exporter.monitoring.exporter_expr import (
-    BUILD,
-    COUNT,
-    IDENTITY,
-    SECONDS,
-    SUCCESS,
-    WARNINGS,
-    latest,
-    oldest_success,
-    select,
-    sum_by,
-)
-from braze_exporter.monitoring.panels import Column, Json, Row, Target, chart, table
+from braze_exporter.metrics.self_families import BUILD_INFO
+from braze_exporter.monitoring.panels import Column, Json, Row, chart, numbers, steps, table
+from braze_exporter.monitoring.series_groups import select as select_series
 
 # Requests are counted over at least four times this, which is longer than the usual `refresh_interval`.
-_INTERVAL = "5m"
+_MIN_STEP = "5m"
 _RATE = "$__rate_interval"
+# These the rows of the first screen use too.
+BUILD = BUILD_INFO.name
+COUNT, SECONDS = numbers(unknown="-"), numbers("s", decimals=None, unknown="-")
+WARNINGS = numbers(thresholds=steps("text", (1, "orange")), unknown="-")
+SUCCESS = numbers(values={"0": ("fail", "red"), "1": ("succeed", "green")})
+IDENTITY = (Column("Workspace", "workspace"), Column("Kind", "kind"))
+
+select = functools.partial(select_series, variables=("workspace",))
+
+
+def sum_by(expr: str, *labels: str) -> str:
+    """Return the sum of an expression by these labels."""
+    return f"sum by ({', '.join(labels)}) ({expr})"
+
+
+def latest(family: Family, *matchers: str) -> str:
+    """Return the current values of a gauge over all Prometheus targets."""
+    return max_by(select(family, *matchers), family.labels)
+
+
+def oldest_success() -> str:
+    """Return the time since the oldest last success of a query, by workspace."""
+    return f"time() - min by (workspace) ({latest(QUERY_LAST_SUCCESS)} > 0)"
 
 
 def detail_rows() -> Iterator[Row]:
@@ -36,53 +50,49 @@ def _request_panels() -> Iterator[Json]:
         return sum_by(f"{function}({select(family)}[{_RATE}])", "workspace", label)
 
     buckets = sum_by(f"rate({select(metrics.DURATION, suffix='_bucket')}[{_RATE}])", "workspace", "le")
-    for title, description, exprs, options in (
+    for title, description, legends, options in (
         (
             "Request duration",
             "Percentiles of the time from a request to its complete response.",
-            {f"p{share * 100:g}": f"histogram_quantile({share}, {buckets})" for share in (0.5, 0.95, 0.99)},
+            {f"histogram_quantile({share}, {buckets})": f"p{share * 100:g}" for share in (0.5, 0.95, 0.99)},
             {"unit": "s"},
         ),
         (
             "Failed requests",
             "Requests to Braze that failed, by reason. They are retried.",
-            {"{{reason}}": f"{by('increase', metrics.REQUESTS_FAILED, 'reason')} > 0"},
+            {f"{by('increase', metrics.REQUESTS_FAILED, 'reason')} > 0": "{{reason}}"},
             {"style": "bars", "no_value": "No request failed."},
         ),
         (
             "Requests to Braze",
             "Requests per minute by status code. The code is none for requests without a response.",
-            {"{{code}}": f"{by('rate', metrics.REQUESTS, 'code')} * 60"},
+            {f"{by('rate', metrics.REQUESTS, 'code')} * 60": "{{code}}"},
             {"unit": "reqpm", "style": "stacked"},
         ),
         (
             "Deferred requests",
             "Requests that were due but deferred because of the budget, the reserve or a 429. They are made later.",
-            {"{{pool}}": f"{by('increase', metrics.DEFERRED, 'pool')} > 0"},
+            {f"{by('increase', metrics.DEFERRED, 'pool')} > 0": "{{pool}}"},
             {"style": "bars", "no_value": "No request was deferred."},
         ),
     ):
-        targets = [Target(expr, f"{{{{workspace}}}} {name}", _INTERVAL) for name, expr in exprs.items()]
-        yield chart(title, description, targets, **options)  # type: ignore[arg-type]
+        named = {expr: f"{{{{workspace}}}} {legend}" for expr, legend in legends.items()}
+        yield chart(title, description, named, min_step=_MIN_STEP, **options)  # type: ignore[arg-type]
 
 
 def _age_panels() -> Iterator[Json]:
+    since_settled = f"time() - min by (workspace, kind, unit) ({latest(QUERY_SETTLED_START)})"
     yield chart(
         "Oldest settled bucket",
         "Time since the start of the oldest bucket that is exported as settled. It rises until the next bucket "
         "settles, normally up to `settle` and two buckets.",
-        [
-            Target(
-                f"time() - min by (workspace, kind, unit) ({latest(QUERY_SETTLED_START)})",
-                "{{workspace}} {{kind}} {{unit}}",
-            )
-        ],
+        {since_settled: "{{workspace}} {{kind}} {{unit}}"},
         unit="s",
     )
     yield chart(
         "Oldest success",
         "Longest time since the last successful fetch of a query, by workspace.",
-        [Target(oldest_success(), "{{workspace}}")],
+        {oldest_success(): "{{workspace}}"},
         unit="s",
     )
     buckets = sum_by(f"rate({select(metrics.REVISION_DELAY, suffix='_bucket')}[24h])", "workspace", "kind", "le")
@@ -90,7 +100,7 @@ def _age_panels() -> Iterator[Json]:
         "Revision delay",
         "95th percentile of the time from the end of a bucket to a later change of its value, over 24 hours. If it is "
         "longer than `settle`, raise `settle`.",
-        [Target(f"histogram_quantile(0.95, {buckets})", "{{workspace}} {{kind}}")],
+        {f"histogram_quantile(0.95, {buckets})": "{{workspace}} {{kind}}"},
         unit="s",
         interval="30m",
     )
@@ -132,17 +142,15 @@ def _process_panels() -> Iterator[Json]:
         ("CPU", "CPU time of the exporter, in cores.", f"rate(process_cpu_seconds_total[{_RATE}])", "short"),
     ):
         per_target = f"{expr} and on (job, instance) {BUILD}"
-        yield chart(title, description, [Target(per_target, "{{instance}}", "1m")], unit=unit)
+        yield chart(title, description, {per_target: "{{instance}}"}, unit=unit, min_step="1m")
     counters = {"incomplete scrapes": metrics.SCRAPES_INCOMPLETE, "failed writes": metrics.STATE_WRITE_FAILURES}
     yield chart(
         "Incomplete scrapes and failed writes",
         "Scrapes that reached their deadline before all due queries were fetched, and failed writes of the state file. "
         "After a failed write, counters do not increase until a write succeeds.",
-        [
-            Target(f"increase({family.name}[{_RATE}]) > 0", f"{{{{instance}}}} {name}", _INTERVAL)
-            for name, family in counters.items()
-        ],
+        {f"increase({family.name}[{_RATE}]) > 0": f"{{{{instance}}}} {name}" for name, family in counters.items()},
         style="bars",
+        min_step=_MIN_STEP,
         width=24,
         no_value="No scrape was incomplete, and no write failed.",
     )

@@ -17,18 +17,6 @@ _COLUMNS = 24
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """A query, its legend format, and the minimum interval between its points.
-
-    `$__rate_interval` is at least four times `interval`, so it must be at least the scrape interval.
-    """
-
-    expr: str
-    legend: str = ""
-    interval: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Row:
     """A heading and its panels, which fill lines of the grid from left to right."""
 
@@ -113,7 +101,7 @@ def stat(title: str, description: str, expr: str, field: Json) -> Json:
         "text": {"valueSize": 36},
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
     }
-    return _panel(title, description, [Target(expr)], kind="stat", size=(3, 4), field=field, options=options)
+    return _panel(title, description, {expr: ""}, kind="stat", size=(3, 4), field=field, options=options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +196,7 @@ def _table(  # noqa: PLR0917 - called only here
     return _panel(
         title,
         description,
-        map(Target, exprs),
+        dict.fromkeys(exprs, ""),
         kind="table",
         size=size,
         field=numbers(unknown="-") | {"noValue": no_value, "custom": {"align": "auto", "minWidth": 60}},
@@ -221,9 +209,10 @@ def _table(  # noqa: PLR0917 - called only here
 def chart(
     title: str,
     description: str,
-    targets: Sequence[Target],
+    legends: Mapping[str, str],
     *,
     unit: str = "locale",
+    min_step: str = "",
     interval: str = "1m",
     time_from: str = "",
     style: str = "line",
@@ -235,6 +224,9 @@ def chart(
     no_value: str = "No data",
 ) -> Json:
     """Return a panel with lines over time. `style` is `line`, `steps`, `bars` or `stacked`.
+
+    `legends` are the legend formats by expression. `min_step` is the minimum interval between the points of a query.
+    `$__rate_interval` is at least four times that, so it must be at least the scrape interval.
 
     `time_from` is the length of its time range, if it differs from that of the dashboard. `colors` are the colors of
     series by their legends. The axis begins at 0, or includes it if `can_be_negative`.
@@ -277,8 +269,9 @@ def chart(
     result = _panel(
         title,
         description,
-        targets,
+        legends,
         kind="timeseries",
+        min_step=min_step,
         size=(width, height),
         field=field,
         options=options,
@@ -290,7 +283,7 @@ def chart(
 def _panel(
     title: str,
     description: str,
-    targets: Iterable[Target],
+    legends: Mapping[str, str],
     *,
     kind: str,
     size: tuple[int, int],
@@ -298,6 +291,7 @@ def _panel(
     options: Json,
     overrides: Sequence[Json] = (),
     format: str = "time_series",  # noqa: A002 - Grafana's name
+    min_step: str = "",
 ) -> Json:
     """Return a panel without its position. `size` is its width and height. Only charts show a range of time."""
     is_range = kind == "timeseries"
@@ -312,14 +306,14 @@ def _panel(
                 "refId": letter,
                 "datasource": DATASOURCE,
                 "editorMode": "code",
-                "expr": target.expr,
-                "legendFormat": target.legend or "__auto",
+                "expr": expr,
+                "legendFormat": legend or "__auto",
                 "format": format,
                 "instant": not is_range,
                 "range": is_range,
-                **({"interval": target.interval} if target.interval else {}),
+                **({"interval": min_step} if min_step else {}),
             }
-            for letter, target in zip(ascii_uppercase, targets, strict=False)
+            for letter, (expr, legend) in zip(ascii_uppercase, legends.items(), strict=False)
         ],
         "fieldConfig": {"defaults": field, "overrides": [*overrides]},
         "options": options,

@@ -38,22 +38,22 @@ def selector_queries(plan: Plan) -> Iterator[tuple[Query, Entry]]:
             subject = LabelRegex(_selector_text(selector.entry), expression, "|".join(excluded))
             subject_id = LabelRegex("", excluded="|".join(ids.get(_group_key(query), ())))
             yield replace(query, subject=subject, subject_id=subject_id), selector.entry
-            if getattr(selector.entry, "tag", None) is None:  # a tag cannot be derived from a name
+            if selector.entry.selector[1] is None:  # a tag cannot be derived from a name
                 excluded.append(f"(?:{expression})")
 
 
 def _selector_text(entry: Entry) -> str:
     """Return the value of the label `selector`: the regex of the entry, its tag as `tag: NAME`, or both."""
-    regex, tag = getattr(entry, "regex", None), getattr(entry, "tag", None)
+    regex, tag = entry.selector
     return ", ".join([*([regex.text] if regex is not None else []), *([f"tag: {tag}"] if tag is not None else [])])
 
 
 def _subject_regex(query: Query, entry: Entry) -> str:
     """Return the regex for the labels of an entry's items. It is empty (any label) for an entry with only a tag."""
-    regex = getattr(entry, "regex", None)
+    regex, _ = entry.selector
     if regex is None:
         return ""
-    return f"(?:{regex.text}){_ID_SUFFIXES}" if query.kind is SEGMENT_USERS else str(regex.text)
+    return f"(?:{regex.text}){_ID_SUFFIXES}" if query.kind is SEGMENT_USERS else regex.text
 
 
 def _group_key(query: Query) -> tuple[object, ...]:

@@ -1,6 +1,6 @@
 """The built-in alerting rules of a workspace, for failures that would keep the alerts of the config from firing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +37,6 @@ _MAX_LIST_AGE_SECONDS = 10_800.0
 _SINCE_TEMPLATE = (
     "{{ if lt $value 1e9 }}for {{ $value | humanizeDuration }}{{ else }}since the exporter started{{ end }}"
 )
-# The name of the label for the path of a request.
-_PATH_LABEL = REQUESTS_FAILED.labels[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +56,21 @@ class Scope:
     has_days: bool = True
 
     @property
-    def matchers(self) -> tuple[tuple[str, str], ...]:
-        """The matchers of the workspace."""
-        return (("workspace", self.workspace),) if self.workspace else ()
+    def labels(self) -> dict[str, str]:
+        """The labels of the workspace."""
+        return {"workspace": self.workspace} if self.workspace else {}
+
+    def series(self, family: Family, **matchers: str) -> str:
+        """Return the PromQL for the series of a family in the scope, with these labels."""
+        return select_series(family, (self.labels | matchers).items())
+
+    def latest(self, family: Family, by: Iterable[str] = (), **matchers: str) -> str:
+        """Return the PromQL for the current values over all Prometheus targets, by the labels of the family or `by`."""
+        return max_by(self.series(family, **matchers), by or family.labels)
 
     def rule(self, alert: str, expr: str, **more: Any) -> Rule:  # noqa: ANN401 - the fields of `Rule`
         """Return a rule with the labels of the workspace."""
-        return Rule(alert, expr, labels=dict(self.matchers), **{"wait": DEFAULT_WAIT_SECONDS, **more})
+        return Rule(alert, expr, labels=self.labels, **{"wait": DEFAULT_WAIT_SECONDS, **more})
 
     def rules(self) -> Iterator[Rule]:
         """Yield the rules for the workspace."""
@@ -105,12 +111,9 @@ def _key_rejected_rule(scope: Scope) -> Rule:
     A rejected key is tested every two minutes, at the endpoints of queries before those of lists. So rejected list
     requests need not be counted.
     """
-    labels = ("workspace", "kind")
     # A kind whose selectors select no items has no queries, so none is up.
-    queries, up = (
-        max_by(select_series(QUERIES, (*scope.matchers, *state)), labels)
-        for state in ((), (("state", QueryStatus.UP),))
-    )
+    queries = scope.latest(QUERIES, by=("workspace", "kind"))
+    up = scope.latest(QUERIES, by=("workspace", "kind"), state=QueryStatus.UP)
     return scope.rule(
         "BrazeAPIKeyRejected",
         f"{_auth_failures(scope, 'workspace, reason')} > 0\nand on (workspace) ({queries} > 0 unless {up} > 0)",
@@ -130,8 +133,8 @@ def _fetches_failing_rule(scope: Scope) -> Rule:
     """Return the rule for a workspace whose queries all fail for a reason other than the API key."""
     return scope.rule(
         "BrazeFetchesFailing",
-        f"time() - {max_by(select_series(QUERY_LAST_SUCCESS, scope.matchers), ['workspace'])}\n"
-        f"and {_up_expr(scope)} == 0\n"
+        f"time() - {scope.latest(QUERY_LAST_SUCCESS, by=['workspace'])}\n"
+        f"and {scope.latest(UP)} == 0\n"
         f"unless {_auth_failures(scope, 'workspace')} > 0",
         summary="All fetches from Braze fail.",
         description=f"No fetch for workspace {{{{ $labels.workspace }}}} has succeeded {_SINCE_TEMPLATE}. "
@@ -151,17 +154,14 @@ def _query_stale_rule(scope: Scope) -> Rule:
     stale_by_pool = []
     for pool, kinds in kinds_by_pool.items():
         names = LabelRegex("|".join(kind.section for kind in kinds) if len(kinds_by_pool) > 1 else "")
-        matchers = (*scope.matchers, ("kind", names))
-        success, max_age = (
-            max_by(select_series(family, matchers), QUERY_ID_LABELS) for family in (QUERY_LAST_SUCCESS, QUERY_MAX_AGE)
-        )
-        stale_by_pool.append(
-            f"time() - {success}\n  > {max_age}\n  unless on (workspace) {_reserve_reached(scope, (('pool', pool),))}"
-        )
+        success = scope.latest(QUERY_LAST_SUCCESS, QUERY_ID_LABELS, kind=names)
+        max_age = scope.latest(QUERY_MAX_AGE, QUERY_ID_LABELS, kind=names)
+        reached = _reserve_reached(scope, pool=pool)
+        stale_by_pool.append(f"time() - {success}\n  > {max_age}\n  unless on (workspace) {reached}")
     any_stale = "\n  or ".join(stale_by_pool)
     return scope.rule(
         "BrazeQueryStale",
-        f"(\n  {any_stale}\n)\nunless on (workspace) {_up_expr(scope)} == 0",
+        f"(\n  {any_stale}\n)\nunless on (workspace) {scope.latest(UP)} == 0",
         summary="Values of a query are stale.",
         description=f"No fetch of the query {{{{ $labels.kind }}}} ({{{{ $labels.unit }}}}{_SUBJECT_TEMPLATE}) in "
         f"workspace {{{{ $labels.workspace }}}} has succeeded {_SINCE_TEMPLATE}, so its values are no longer exported. "
@@ -175,10 +175,9 @@ def _query_unlisted_rule(scope: Scope) -> Rule:
 
     Braze counts 0 for an unknown event, so its query does not fail.
     """
-    unlisted = max_by(select_series(QUERY_UNLISTED, scope.matchers), QUERY_UNLISTED.labels)
     return scope.rule(
         "BrazeQueryUnlisted",
-        f"{unlisted} == 1",
+        f"{scope.latest(QUERY_UNLISTED)} == 1",
         summary="Braze does not list a subject in the config.",
         description="{{ $labels.subject }} ({{ $labels.kind }} in the config of workspace {{ $labels.workspace }}) is "
         "missing from Braze's list. Braze may report 0 for it instead of an error. Check the spelling and the letter "
@@ -190,7 +189,7 @@ def _items_skipped_rule(scope: Scope) -> Rule:
     """Return the rule for items that selectors match and that have no queries."""
     return scope.rule(
         "BrazeItemsSkipped",
-        f"{max_by(select_series(DISCOVERY_SKIPPED, scope.matchers), DISCOVERY_SKIPPED.labels)} > 0",
+        f"{scope.latest(DISCOVERY_SKIPPED)} > 0",
         summary="Items that selectors match are skipped.",
         description='{{ $value | printf "%.0f" }} items that selectors of {{ $labels.kind }} match in workspace '
         "{{ $labels.workspace }} have no queries. They exceed `max_queries` or `budget.share`, so they have neither "
@@ -216,10 +215,9 @@ def _list_fetch_failing_rule(scope: Scope) -> Rule:
 
     Before the first success the timestamp is 0, so the rule fires for a list that has never been read too.
     """
-    last_success = max_by(_list_series(LIST_LAST_SUCCESS, scope), LIST_LAST_SUCCESS.labels)
     return scope.rule(
         "BrazeListFetchFailing",
-        f"time() - {last_success} > {format_number(_MAX_LIST_AGE_SECONDS)}",
+        f"time() - {_latest_of_lists(LIST_LAST_SUCCESS, scope)} > {format_number(_MAX_LIST_AGE_SECONDS)}",
         summary="Fetches of a Braze list fail.",
         description="No fetch of Braze's list of {{ $labels.list }} for workspace {{ $labels.workspace }} has "
         f"succeeded {_SINCE_TEMPLATE}. Until one succeeds, selectors select only items that were listed before. The "
@@ -234,7 +232,7 @@ def _list_suspect_rule(scope: Scope) -> Rule:
     """
     return scope.rule(
         "BrazeListSuspect",
-        f"{max_by(_list_series(LIST_SUSPECT, scope), LIST_SUSPECT.labels)} == 1",
+        f"{_latest_of_lists(LIST_SUSPECT, scope)} == 1",
         summary="A Braze list has lost most of its items.",
         description="Braze's list of {{ $labels.list }} for workspace {{ $labels.workspace }} lacks more than half of "
         "the items that it had before. The exporter keeps the previous list. If the list is still short an hour after "
@@ -243,16 +241,16 @@ def _list_suspect_rule(scope: Scope) -> Rule:
     )
 
 
-def _list_series(family: Family, scope: Scope) -> str:
-    """Return the PromQL for the series of a family for the lists in `scope`."""
+def _latest_of_lists(family: Family, scope: Scope) -> str:
+    """Return the PromQL for the current values of a family for the lists in `scope`."""
     names = LabelRegex("", "|".join(list_endpoint.response_key for list_endpoint in scope.lists))
-    return select_series(family, (*scope.matchers, ("list", names)))
+    return scope.latest(family, list=names)
 
 
 def _timezone_mismatch_rule(scope: Scope) -> Rule:
     return scope.rule(
         "BrazeTimezoneMismatch",
-        f"{max_by(select_series(TIMEZONE_MISMATCH, scope.matchers), ['workspace'])} == 1",
+        f"{scope.latest(TIMEZONE_MISMATCH)} == 1",
         wait=_LONG_WAIT_SECONDS,
         summary="Configured time zone differs from Braze's.",
         description="The newest day in the responses for workspace {{ $labels.workspace }} has differed from the "
@@ -276,10 +274,6 @@ def _subject_template() -> str:
 _SUBJECT_TEMPLATE = _subject_template()
 
 
-def _up_expr(scope: Scope) -> str:
-    return max_by(select_series(UP, scope.matchers), ["workspace"])
-
-
 def _auth_failures(scope: Scope, by: str) -> str:
     """Return the PromQL for the number of 401s and 403s of queries in the last 10 minutes.
 
@@ -288,21 +282,17 @@ def _auth_failures(scope: Scope, by: str) -> str:
     # Lists are excluded, since queries can succeed without the permission to read a list.
     lists = LabelRegex("", excluded="|".join(list_endpoint.path for list_endpoint in LIST_ENDPOINTS))
     reasons = LabelRegex(f"{Reason.UNAUTHORIZED}|{Reason.FORBIDDEN}")
-    result = select_series(REQUESTS_FAILED, (*scope.matchers, (_PATH_LABEL, lists), ("reason", reasons)))
-    return f"sum by ({by}) (increase({result}[10m]))"
+    return f"sum by ({by}) (increase({scope.series(REQUESTS_FAILED, path=lists, reason=reasons)}[10m]))"
 
 
-def _reserve_reached(scope: Scope, pool: tuple[tuple[str, str], ...] = ()) -> str:
+def _reserve_reached(scope: Scope, **pool: str) -> str:
     """Return the PromQL for the remaining fractions of the rate limits that are at or below the reserve.
 
-    The reserve is that of the exporter that exports them. A rate limit whose window has ended is omitted.
+    The reserve is that of the exporter that exports them. A rate limit whose window has ended is omitted. `pool` may
+    limit the result to one pool.
     """
-
-    def series(family: Family) -> str:
-        return select_series(family, (*scope.matchers, *pool))
-
-    remaining = f"{series(RATE_LIMIT_REMAINING)} / {series(RATE_LIMIT)}"
+    remaining = f"{scope.series(RATE_LIMIT_REMAINING, **pool)} / {scope.series(RATE_LIMIT, **pool)}"
     reserve = max_by(BUDGET_RESERVE.name, ["job", "instance"])
     low = f"{remaining} <= on (job, instance) group_left () {reserve}"
-    has_ended = f"({max_by(series(RATE_LIMIT_RESET), RATE_LIMIT_RESET.labels)} <= time())"
+    has_ended = f"({scope.latest(RATE_LIMIT_RESET, **pool)} <= time())"
     return f"(\n  {max_by(low, RATE_LIMIT.labels)}\n  unless {has_ended}\n)"
