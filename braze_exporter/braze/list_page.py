@@ -37,7 +37,6 @@ def _parse_item(row: object) -> ListItem | None:
         name=name,
         tags=tuple(filter(None, map(_valid_text, tags))) if isinstance(tags, list) else (),
         is_tracked=row.get("analytics_tracking_enabled") is not False,
-        last_edited=_valid_text(row.get("last_edited")) or "",
     )
 
 

@@ -54,11 +54,10 @@ class ListItem:
     """An item of a list.
 
     `id` is Braze's id, or the name if the list has names only. `is_tracked` is whether a segment has series (Braze's
-    analytics tracking). `last_edited` is the text that Braze sends, or empty.
+    analytics tracking).
     """
 
     id: str
     name: str
     tags: tuple[str, ...] = ()
     is_tracked: bool = True
-    last_edited: str = ""

@@ -4,7 +4,6 @@ Items that cannot be added are commented out with the reason.
 """
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from braze_exporter.braze.lists import PRODUCT_LIST, SEGMENT_LIST, ListEndpoint, ListItem
@@ -86,45 +85,32 @@ def _entry_lines(
     segment_names: Mapping[str, str],
 ) -> Iterator[str]:
     """Yield `entries`, and an entry for each of `items` that they do not select, for which `reasons` has no None."""
-    key, notes = KINDS_BY_LIST[list_endpoint].subject_label, _describe_items(list_endpoint, items)
+    key = KINDS_BY_LIST[list_endpoint].subject_label
+    # Names are their own description, and `segments` has the comments on segments.
+    has_comments = list_endpoint.has_ids and list_endpoint is not SEGMENT_LIST
+    comments = {normalize_id(item.id): _describe_item(item) for item in items if has_comments}
     for entry in entries:
-        yield _render_entry(entry, notes.get(normalize_id(str(entry.get(key))), ()))
+        yield _render_entry(entry, comments.get(normalize_id(str(entry.get(key))), ""))
     for item in items:
         reason = reasons[item.id]
         if reason is not None:
             entry = {key: segment_names[item.id] if list_endpoint is SEGMENT_LIST else item.id}
             if list_endpoint is PRODUCT_LIST and item.id == ALL:
                 entry = {"regex": ALL}  # the config reserves this name of a product, but a regex can select it
-            yield _render_entry(entry, notes[normalize_id(item.id)], reason)
-
-
-def _describe_items(list_endpoint: ListEndpoint, items: Iterable[ListItem]) -> Mapping[str, Sequence[str]]:
-    """Return the parts of the comment on the entry of each item, by its normalized id."""
-    if list_endpoint is SEGMENT_LIST:  # `segments` has the comments
-        return {normalize_id(item.id): () for item in items}
-    has_ids = list_endpoint.has_ids
-    same = "items have this name" if has_ids else "names differ only in case"
-    counts = Counter(item.name if has_ids else item.name.casefold() for item in items)
-    notes = {}
-    for item in items:
-        count = counts[item.name if has_ids else item.name.casefold()]
-        edited = f"edited {shorten(item.last_edited[:10])}" if item.last_edited else ""
-        about = _describe_item(item) if has_ids else ""
-        notes[normalize_id(item.id)] = [about, f"{count:,} {same}" if count > 1 else "", edited]
-    return notes
+            yield _render_entry(entry, comments.get(normalize_id(item.id), ""), reason)
 
 
 def _segment_lines(
     workspace: ConfiguredWorkspace, items: Sequence[ListItem], names: Mapping[str, str]
 ) -> Iterator[str]:
     """Yield the lines of `segments`, the mapping of names to Braze's ids."""
-    notes = {item.id.lower(): _describe_item(item, names[item.id]) for item in items}
+    comments = {item.id.lower(): _describe_item(item, names[item.id]) for item in items}
     for name, braze_id in workspace.spec.segments.items():
-        yield _comment(f"{quote_scalar(name)}: {braze_id}", [notes.pop(braze_id.lower(), "")])
+        yield _with_comment(f"{quote_scalar(name)}: {braze_id}", comments.pop(braze_id.lower(), ""))
     for item in _sort(items):
-        if item.id.lower() in notes:
+        if item.id.lower() in comments:
             text = f"{quote_scalar(names[item.id])}: {quote_scalar(item.id)}"
-            yield _comment(text, [notes[item.id.lower()]], describe_defect(SEGMENT_LIST, item))
+            yield _with_comment(text, comments[item.id.lower()], describe_defect(SEGMENT_LIST, item))
 
 
 def _segment_names(workspace: ConfiguredWorkspace, items: Iterable[ListItem]) -> Mapping[str, str]:
@@ -152,14 +138,14 @@ def _describe_item(item: ListItem, key: str = "") -> str:
     return " ".join(([] if item.name == key else [shorten(item.name)]) + ([f"[{', '.join(tags)}]"] if tags else []))
 
 
-def _render_entry(entry: Mapping[str, object], notes: Iterable[str] = (), skip_reason: str = "") -> str:
+def _render_entry(entry: Mapping[str, object], comment: str = "", skip_reason: str = "") -> str:
     text = _render_value(entry)
-    return _comment(f"- {text[1:-1] if len(entry) == 1 else text}", notes, skip_reason)
+    return _with_comment(f"- {text[1:-1] if len(entry) == 1 else text}", comment, skip_reason)
 
 
-def _comment(text: str, notes: Iterable[str], skip_reason: str = "") -> str:
+def _with_comment(text: str, comment: str, skip_reason: str = "") -> str:
     """Return a line with a comment. If there is a `skip_reason`, the whole line is one."""
-    comment = "; ".join(filter(None, (*notes, skip_reason)))
+    comment = "; ".join(filter(None, (comment, skip_reason)))
     return f"{'# ' if skip_reason else ''}{text}{f'  # {comment}' if comment else ''}"
 
 

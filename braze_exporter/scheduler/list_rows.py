@@ -87,6 +87,6 @@ def list_row(read_state: ListReadState, offset: float) -> Sequence[object]:
 
 def list_items_row(read_state: ListReadState, known: ListSnapshot, offset: float) -> Sequence[object]:
     """Return the row of the table `list_items` for the `known` items. `offset` is as for `list_row`."""
-    items = [[item.id, item.name, item.tags, item.is_tracked, item.last_edited] for item in known.items]
+    items = [[item.id, item.name, item.tags, item.is_tracked] for item in known.items]
     missing_since = {item_id: time + offset for item_id, time in read_state.missing_since.items()}
     return (*saved_list_key(read_state), known.calls, json.dumps(items), json.dumps(missing_since))

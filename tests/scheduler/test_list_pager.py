@@ -153,16 +153,15 @@ def test_pager_reads_pages_of_any_size(lists: ListSetup, what: ListEndpoint, pag
 
 
 def test_pager_reads_item_fields(lists: ListSetup) -> None:
-    """An item has its id, name, tags without nulls, whether it is tracked, and when it was edited."""
+    """An item has its id, name, tags without nulls, and whether it is tracked."""
     lists.braze.inventory = Inventory(
         segments=(Segment("s1", "A", tags=("one", None)), Segment("s2", "A", is_tracked=False)),
-        campaigns=(Campaign("c1", "", ("one", "two"), last_edited="2022-11-29T14:59:02+00:00"),),
+        campaigns=(Campaign("c1", "", ("one", "two")),),
         canvases=(Canvas("v1", "Größe\n🛒", is_archived=True), Canvas("v2", "B")),
         products=("", " P "),
     )
     assert lists.start(SEGMENT_LIST).read() == (ListItem("s1", "A", ("one",)), ListItem("s2", "A", is_tracked=False))
-    edited = "2022-11-29T14:59:02+00:00"
-    assert lists.start(CAMPAIGN_LIST).read() == (ListItem("c1", "", ("one", "two"), last_edited=edited),)
+    assert lists.start(CAMPAIGN_LIST).read() == (ListItem("c1", "", ("one", "two")),)
     assert lists.names(CANVAS_LIST) == ["B"]
     assert lists.names(CANVAS_LIST.with_archived()) == ["Größe\n🛒", "B"]
     assert lists.start(PRODUCT_LIST).read() == (ListItem("", ""), ListItem(" P ", " P "))
@@ -251,7 +250,7 @@ def test_failed_page_is_an_error(lists: ListSetup, fault: Fault, reason: Reason,
     assert lists.calls[-1].reason is reason
 
 
-GOOD = {"id": "1", "name": "A", "tags": ["a", None], "analytics_tracking_enabled": True, "last_edited": "2022"}
+GOOD = {"id": "1", "name": "A", "tags": ["a", None], "analytics_tracking_enabled": True}
 
 
 @pytest.mark.parametrize(
@@ -270,7 +269,7 @@ def test_item_without_id_or_name_is_skipped(row: object) -> None:
     body = json.dumps({"message": "success", "segments": [row, GOOD]}).encode()
     assert list_page.parse_list_page(SEGMENT_LIST, body) == (
         None,
-        ListItem("1", "A", ("a",), is_tracked=True, last_edited="2022"),
+        ListItem("1", "A", ("a",), is_tracked=True),
     )
 
 
@@ -281,14 +280,13 @@ def test_item_without_id_or_name_is_skipped(row: object) -> None:
         ({"tags": [1, ["b"], "c", "\ud800"]}, {"tags": ("c",)}),
         ({"analytics_tracking_enabled": "yes"}, {}),
         ({"analytics_tracking_enabled": None}, {}),
-        ({"last_edited": 5}, {"last_edited": ""}),
     ],
     ids=ascii,
 )
 def test_invalid_item_fields_are_ignored(change: dict[str, object], read: dict[str, Any]) -> None:
-    """Tags, tracking and times of a wrong type are treated as missing."""
+    """Tags and tracking of a wrong type are treated as missing."""
     body = json.dumps({"message": "success", "segments": [GOOD | change]}).encode()
-    expected = ListItem("1", "A", ("a",), is_tracked=True, last_edited="2022")
+    expected = ListItem("1", "A", ("a",), is_tracked=True)
     assert list_page.parse_list_page(SEGMENT_LIST, body) == (replace(expected, **read),)
 
 
@@ -310,27 +308,26 @@ def test_list_without_readable_item_is_an_error(lists: ListSetup) -> None:
     assert lists.pages == ["0"]
 
 
-@pytest.mark.parametrize("name", ["tags", "analytics_tracking_enabled", "last_edited"])
+@pytest.mark.parametrize("name", ["tags", "analytics_tracking_enabled"])
 def test_missing_item_fields_have_defaults(name: str) -> None:
-    """Tags, tracking and the edit time may be missing, and unknown fields are ignored."""
+    """Tags and tracking may be missing, and unknown fields are ignored."""
     row = {key: value for key, value in GOOD.items() if key != name} | {"teams": [{}]}
     (item,) = list_page.parse_list_page(
         SEGMENT_LIST, json.dumps({"message": "success", "segments": [row], "x": 1}).encode()
     )
     assert item is not None
-    complete = ListItem("1", "A", ("a",), is_tracked=True, last_edited="2022")
+    complete = ListItem("1", "A", ("a",), is_tracked=True)
     assert (item.id, item.name, item.is_tracked) == ("1", "A", True)
     assert item.tags == (() if name == "tags" else complete.tags)
-    assert item.last_edited == ("" if name == "last_edited" else complete.last_edited)
 
 
 @pytest.mark.parametrize("value", [None, []])
-def test_null_tags_and_times_are_ignored(value: object) -> None:
-    """Null tags and times are treated as missing."""
-    row = GOOD | {"tags": value, "last_edited": None}
+def test_null_tags_are_ignored(value: object) -> None:
+    """Null tags are treated as missing."""
+    row = GOOD | {"tags": value}
     (item,) = list_page.parse_list_page(SEGMENT_LIST, json.dumps({"message": "success", "segments": [row]}).encode())
     assert item is not None
-    assert (item.tags, item.last_edited) == ((), "")
+    assert item.tags == ()
 
 
 anything = st.recursive(
@@ -354,7 +351,7 @@ def test_any_page_is_parsed_or_rejected(list_endpoint: ListEndpoint, content: ob
             assert error.reason in {Reason.INVALID_RESPONSE, Reason.UNEXPECTED_STATUS}
         else:
             for row in filter(None, rows):
-                "".join((row.id, row.name, *row.tags, row.last_edited)).encode()
+                "".join((row.id, row.name, *row.tags)).encode()
                 assert row.id or not list_endpoint.has_ids
 
 
