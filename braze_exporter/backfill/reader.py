@@ -88,17 +88,11 @@ class Reader:
         self,
         request: BackfillRequest,
         resume_file: ResumeFile,
-        *,
-        wall: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
-        """Create a reader that makes no calls before `start`.
-
-        `wall` returns seconds since the epoch, `monotonic` seconds of a monotonic clock.
-        """
+        """Create a reader that makes no calls before `start`. `monotonic` returns seconds of a monotonic clock."""
         self._request = request
         self._resume_file = resume_file
-        self._wall = wall
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._workspaces: dict[str, _Workspace] = {}
@@ -235,15 +229,15 @@ class Reader:
     def _fetch_chunk(self, chunk: _Chunk, permit: Permit) -> bool:
         """Make a call, and return whether the chunk is done. Raises `BackfillError` if the backfill must end."""
         self._split_chunk(chunk)
-        workspace, requested_at = self._workspaces[chunk.query.workspace], self._wall()
+        workspace = self._workspaces[chunk.query.workspace]
         error: BrazeError | None = None
         try:
-            fetched = workspace.client.fetch(chunk.call, chunk.call.length, permit)
+            response = workspace.client.fetch(chunk.call, chunk.call.length, permit)
         except BrazeError as failure:
             error = failure.without_traceback()
         else:
-            self._check_clock(chunk.query, requested_at if fetched.responded_at is None else fetched.responded_at)
-            self._resume_file.save(chunk.call, fetched.series)
+            self._check_clock(chunk.query, response.sent_at)
+            self._resume_file.save(chunk.call, response.series)
         with self._lock:
             self._record(workspace, chunk, error)
             if error is None and chunk.newer:

@@ -51,7 +51,7 @@ def run_backfill(
     request.validate(plan, ctx.wall())
     progress = Progress(ctx.err, ctx.monotonic)
     with contextlib.closing(ResumeFile(request.resume_path, request.start, request.end)) as resume_file:
-        reader = Reader(request, resume_file, wall=ctx.wall, monotonic=ctx.monotonic)
+        reader = Reader(request, resume_file, ctx.monotonic)
         # The circuit breaker of `BackfillReader` limits the calls to a Braze that does not respond.
         command = CommandBudgets(config, wall=ctx.wall, monotonic=ctx.monotonic, is_reached=True)
         command.set_plan(plan, max_burst=_MAX_LIST_PAGES)

@@ -8,15 +8,21 @@ from braze_exporter.braze.series import Series
 
 
 @dataclass(frozen=True, slots=True)
-class FetchedSeries:
-    """The result of a successful call for a query.
+class Response:
+    """A successful response to a query: its series, with the times of the request and of the response.
 
-    `responded_at` is the time of the response by Braze's clock, in seconds since the epoch, or None without a valid
-    `Date` header. `digest` is that of the body.
+    `sent_at` and `received_at` are in seconds since the epoch, `received_monotonic` in seconds of the monotonic clock.
+    `sent_at` is by Braze's clock if the local clock is ahead of it, so that no bucket settles too early. `is_short` is
+    true if fewer buckets were requested than usual. `is_complete` is true if this response completes a repair (see
+    `scheduler.repair`). `digest` is that of the body, empty if the response was restored from the state file.
     """
 
     series: tuple[Series, ...]
-    responded_at: float | None
+    sent_at: float
+    received_at: float
+    received_monotonic: float
+    is_short: bool = False
+    is_complete: bool = True
     digest: bytes = b""
 
 

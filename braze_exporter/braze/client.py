@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from braze_exporter.braze import list_page, parsing
 from braze_exporter.braze.body import QUEUED_DETAIL
-from braze_exporter.braze.calls import CallEvent, FetchedSeries, Permit, RateLimitHeaders, RateLimitInfo
+from braze_exporter.braze.calls import CallEvent, Permit, RateLimitHeaders, RateLimitInfo, Response
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.lists import ListEndpoint, ListItem
 from braze_exporter.braze.pools import Endpoint
@@ -68,15 +68,13 @@ class Client:
         # How many seconds the local clock was ahead of Braze's at the last response.
         self._clock_ahead_seconds = 0.0
 
-    def fetch(
-        self, query: Query, length: int, permit: Permit, previous: tuple[bytes, tuple[Series, ...]] = (b"", ())
-    ) -> FetchedSeries:
+    def fetch(self, query: Query, length: int, permit: Permit, previous: Response | None = None) -> Response:
         """Fetch the newest `length` buckets of `query` with one request, for which `permit` was granted.
 
-        `previous` has the digest of the body of the previous response and its series. What has not changed since is the
-        same object in the result, and an equal body is not parsed again. Raises `BrazeError` if the request fails.
+        What has not changed since the response `previous` is the same object in the result, and an equal body is not
+        parsed again. Raises `BrazeError` if the request fails.
         """
-        digest, series = previous
+        digest, series = (previous.digest, previous.series) if previous is not None else (b"", ())
 
         def read(body: bytes, earliest: float, latest: float) -> tuple[tuple[Series, ...], bytes]:
             new_digest = hashlib.sha256(body).digest()
@@ -85,11 +83,19 @@ class Client:
                 return series, digest
             return share_unchanged(parsing.parse_series(query, body, length, earliest, latest), series), new_digest
 
-        parameters = _build_parameters(query, length, self._wall() - self._clock_ahead_seconds)
+        sent_at = self._wall()
+        parameters = _build_parameters(query, length, sent_at - self._clock_ahead_seconds)
         (fetched, fetched_digest), responded_at = self._request(
             query.kind, parameters, permit, read, lambda content: {"buckets": len(bucket_starts(content[0]))}
         )
-        return FetchedSeries(fetched, responded_at, fetched_digest)
+        return Response(
+            fetched,
+            sent_at if responded_at is None else min(sent_at, responded_at),
+            self._wall(),
+            self._monotonic(),
+            is_short=length < query.length,
+            digest=fetched_digest,
+        )
 
     def fetch_page(self, list_endpoint: ListEndpoint, number: int, permit: Permit) -> tuple[ListItem | None, ...]:
         """Return the items of page `number` of a list, fetched with one request, for which `permit` was granted.

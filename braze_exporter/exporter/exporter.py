@@ -22,7 +22,6 @@ from braze_exporter.metrics.counters import Counters
 from braze_exporter.metrics.self_metrics import SelfMetrics
 from braze_exporter.scheduler.budgets import Budgets, Demand, WorkspaceKey
 from braze_exporter.scheduler.clients import WorkspaceClient, open_client
-from braze_exporter.scheduler.fetch_log import FetchLog
 from braze_exporter.scheduler.list_refresh import ListRefresher, WorkspaceLists
 from braze_exporter.scheduler.list_rows import read_saved_lists
 from braze_exporter.scheduler.plan import Plan
@@ -67,7 +66,6 @@ class Exporter:
         self._wall = wall
         self._monotonic = monotonic
         self._timeouts = timeouts
-        self._fetch_log = FetchLog()
         self._self_metrics = SelfMetrics(__version__, revision)
         self._state_file = state_file
         saved_queries = SavedQueries(state_file, wall, monotonic) if state_file is not None else None
@@ -91,7 +89,6 @@ class Exporter:
             request_save=self._save_early,
             saved_queries=saved_queries,
         )
-        self._scheduler.add_listener(self._fetch_log)
         self._reads_lists = reads_lists
         self._list_refresher = ListRefresher(
             wall=wall,
@@ -239,7 +236,7 @@ class Exporter:
         self._set_demands(plan)
         self._self_metrics.initialize(plan, self._lists, self._budgets.rate_limits())
         self._record_lists(plan)
-        self._fetch_log.log_lists(plan)
+        self._scheduler.fetch_log.log_lists(plan)
         self._scheduler.set_queries(plan.queries, self._clients, budget.concurrency)
         self._active_workspaces = {
             spec.name: ActiveWorkspace(
@@ -335,4 +332,4 @@ class Exporter:
 
     def _on_call(self, call: CallEvent) -> None:
         self._self_metrics.count_call(call)
-        self._fetch_log.log_call(call)
+        self._scheduler.fetch_log.log_call(call)

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from braze_exporter.braze.buckets import bucket_number, bucket_start, min_requested_bucket_number
+from braze_exporter.braze.calls import Response
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.metric_group import MetricGroup
 from braze_exporter.braze.query import Query
@@ -17,7 +18,7 @@ from braze_exporter.metrics.self_families import QUERIES, UP, QueryStatus
 from braze_exporter.metrics.self_metrics import SelfMetrics
 from braze_exporter.metrics.series_view import SeriesView
 from braze_exporter.scheduler.plan import counter_sources
-from braze_exporter.scheduler.query_state import FetchResult, QueryState, Response
+from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.saved_queries import SavedQueries
 from braze_exporter.scheduler.scheduler import Scheduler
 
@@ -27,7 +28,7 @@ _QUERIES_PER_PART = 32
 
 def query_status(query_state: QueryState, now: float) -> QueryStatus:
     """Return the status of a query at `now`, on the monotonic clock."""
-    if query_state.result is None:
+    if not query_state.is_fetched:
         return QueryStatus.PENDING
     if now >= expiry_time(query_state):
         return QueryStatus.STALE
@@ -58,17 +59,16 @@ class Collector:
         self._self_metrics = self_metrics
         self._monotonic = monotonic
         self._request_save = request_save
-        self._saved_state = saved_queries
+        self._saved_queries = saved_queries
         self._lock = threading.Lock()
         self._rows_by_families: list[tuple[tuple[Family, ...], list[QueryRow]]] = []
         self._rows: dict[tuple[str, ...], QueryRow] = {}
         self._counter_families: list[tuple[Family, MetricGroup, list[QueryRow]]] = []
         self._counter_sources: set[QueryState] = set()
-        self._changed_responses: set[QueryState] = set()
         self._revision = (-1, -1)
         self._valid_until = float("-inf")
         self._sections: Sequence[tuple[Family, Sequence[bytes]]] = ()
-        scheduler.add_listener(self)
+        scheduler.on_queries, scheduler.on_fetched = self.set_queries, self.record
 
     def render(self, *, openmetrics: bool) -> Iterator[bytes]:
         """Yield all metrics in the text format 0.0.4, or in OpenMetrics 1.0.0, in parts. Writes no file."""
@@ -86,7 +86,7 @@ class Collector:
             if not self._sections or self._revision != revision or now >= self._valid_until:
                 self._revision = revision
                 for row in self._rows.values():
-                    row.update_age(now)
+                    row.update(now)
                 self._valid_until = min(
                     (expiry_time(row.query_state) for row in self._rows.values() if not row.is_stale),
                     default=float("inf"),
@@ -99,7 +99,7 @@ class Collector:
         with self._lock:
             now = self._monotonic()
             for row in self._rows.values():
-                row.update_age(now)
+                row.update(now)
             return [view for row in self._rows.values() for view in row.views(self._total_of(row))]
 
     def _total_of(self, row: QueryRow) -> Callable[[Series], float | None]:
@@ -108,7 +108,7 @@ class Collector:
             self._counters.total(key, row.series_key(series)) if has_counter and series.head.has_counter else None
         )
 
-    def on_queries(self, query_states: Sequence[QueryState]) -> None:
+    def set_queries(self, query_states: Sequence[QueryState]) -> None:
         """Export these queries from now on. Queries that were exported before keep their values."""
         with self._lock:
             rows = {query_state.query.identity: self._find_or_create_row(query_state) for query_state in query_states}
@@ -119,68 +119,51 @@ class Collector:
         counter_keys = {query_state.query.counter_key for query_state in query_states}
         self._counters.remove_replaced(counter_keys)
         self._counters.remove_expired(counter_keys)
-        if self._saved_state is not None:
-            self._saved_state.set_queries(query_state.query for query_state in query_states)
+        if self._saved_queries is not None:
+            self._saved_queries.set_queries(query_state.query for query_state in query_states)
 
     def _find_or_create_row(self, query_state: QueryState) -> QueryRow:
         """Return the row of `query_state`: the existing one if its query is the same, else a new one."""
         row = self._rows.get(query_state.query.identity)
         if row is not None and row.query_state is query_state and row.query == query_state.query:
             return row
-        restored = self._saved_state.take_series(query_state) if self._saved_state is not None else None
+        restored = self._saved_queries.take_series(query_state) if self._saved_queries is not None else None
         if query_state.response is not None and restored is not None:
             self._update_timezone(query_state.query, query_state.response)
         return QueryRow(query_state, row, restored)
 
-    def on_circuit_change(self, query_state: QueryState) -> None:
-        """Render a query again after its circuit opened or closed."""
-        with self._lock:
-            self._rows[query_state.query.identity].render()
+    def record(self, query_state: QueryState, response: Response | None, previous: Response | None) -> None:
+        """Record the end of a fetch of a query or of a chunk of its history, and save the query.
 
-    def on_result(self, query_state: QueryState, previous: FetchResult | None) -> None:
-        """Handle a new result: update counters, baselines and self-metrics, and render the query."""
-        result = query_state.result
-        response = result.response if result is not None and result.error is None else None
-        if response is not None and not query_state.is_history:
-            if self._saved_state is not None and (
-                previous is None or previous.response is None or previous.response.series is not response.series
-            ):
-                self._changed_responses.add(query_state)
-            self._update_self_metrics(query_state.query, response, previous.response if previous is not None else None)
-            if query_state in self._counter_sources:
-                self._record_in_counters(query_state.query, response)
+        `response` is None if the fetch failed. If it is not the newest response of the query, it has older buckets,
+        which no gauge shows. `previous` is the newest response before it.
+        """
+        owner, query = query_state.owner or query_state, query_state.query
+        newest = response if response is owner.response else None
+        if newest is not None:
+            self._update_self_metrics(query, newest, previous)
+        if response is not None and query_state in self._counter_sources:
+            self._record_in_counters(query, response)
         with self._lock:
             self._sections = ()  # which would keep the lines of all rows that are about to change
-            row = self._rows[query_state.query.identity]
+            row = self._rows[query.identity]
             if response is not None:
-                self._add_to_baselines(row, response, is_history=query_state.is_history)
-                row.is_stale = row.is_stale and query_state.is_history
+                self._add_to_baselines(row, response, is_history=newest is None)
+            row.is_stale = row.is_stale and newest is None
             row.render()
-            if response is not None and len(row.query.metric_groups) > 1:
-                self._remove_unreachable_series(row, response)
-
-    def on_repair(self, query_state: QueryState, response: Response) -> None:
-        """Update the counters and the baseline from older buckets, which no gauge shows."""
-        if query_state in self._counter_sources:
-            self._record_in_counters(query_state.query, response)
-        with self._lock:
-            self._add_to_baselines(self._rows[query_state.query.identity], response, is_history=True)
-
-    def on_end(self, query_state: QueryState) -> None:
-        """Save the query."""
+            if newest is not None and len(row.query.metric_groups) > 1:
+                self._remove_unreachable_series(row, newest)
+            if self._saved_queries is not None:
+                is_changed = newest is not None and (previous is None or newest.series is not previous.series)
+                heads = row.heads if is_changed else None
+                self._saved_queries.record_query(owner, (row.latest_start, row.settled_start), heads)
         if self._counters.has_many_unsaved:
             self._request_save()
-        if self._saved_state is not None:
-            with self._lock:
-                row = self._rows[query_state.query.identity]
-                heads = row.heads if query_state in self._changed_responses else None
-                self._changed_responses.discard(query_state)
-                self._saved_state.record_query(query_state, (row.latest_start, row.settled_start), heads)
 
     def _add_to_baselines(self, row: QueryRow, response: Response, *, is_history: bool) -> None:
         periods = row.add_to_baselines(response, is_history=is_history)
-        if periods and self._saved_state is not None:
-            self._saved_state.record_baselines(row.query, row.baseline_values(periods))
+        if periods and self._saved_queries is not None:
+            self._saved_queries.record_baselines(row.query, row.baseline_values(periods))
 
     def _remove_unreachable_series(self, row: QueryRow, response: Response) -> None:
         """Forget the series whose newest bucket is so old that Braze no longer returns it."""

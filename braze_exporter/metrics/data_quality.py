@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from braze_exporter.braze.buckets import bucket_end
+from braze_exporter.braze.calls import Response
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import bucket_starts
-from braze_exporter.scheduler.query_state import Response
 
 # Days are not checked this close to midnight, since a small difference of the clocks would look like another time zone.
 _MIDNIGHT_MARGIN = timedelta(minutes=30)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from braze_exporter.braze.buckets import bucket_end, bucket_number, newest_settled_start
+from braze_exporter.braze.calls import Response
+from braze_exporter.braze.errors import BrazeError
 from braze_exporter.braze.kinds import SeriesKind, Unit
 from braze_exporter.braze.metric_group import MetricGroup
 from braze_exporter.braze.series import ABSENT, Series, SeriesHead, bucket_starts, only_head
@@ -16,7 +18,7 @@ from braze_exporter.metrics.exposition import format_labels, format_samples
 from braze_exporter.metrics.families import GAUGE_HELP, QUERY_FAMILIES, Family, build_gauge
 from braze_exporter.metrics.series_view import SeriesView
 from braze_exporter.scheduler.query_rows import BaselineValues, SavedHead
-from braze_exporter.scheduler.query_state import QueryState, Response
+from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.saved_queries import RestoredSeries
 from braze_exporter.state.counter_state import SeriesKey
 
@@ -91,6 +93,7 @@ class QueryRow:
         # What the lines of the gauges show: the series of the response, the start of the settled bucket, and whether
         # the values are stale. None if the lines must be rendered again.
         self._shown: tuple[tuple[Series, ...], int | None, bool] | None = None
+        self._circuit_error: BrazeError | None = None
         self.oldest_reachable: int | None = None
         self.is_stale: bool = previous is not None and previous.is_stale
         self._labels = query.labels
@@ -159,16 +162,17 @@ class QueryRow:
         }
         return {period: {key: columns for key, columns in of.items() if columns[0]} for period, of in values.items()}
 
-    def update_age(self, now: float) -> None:
-        """Render again if the values have become stale, or are no longer stale, at `now` on the monotonic clock."""
+    def update(self, now: float) -> None:
+        """Render again if the values have become stale or fresh at `now` (monotonic), or if the circuit has changed."""
         is_stale = now >= expiry_time(self.query_state)
-        if is_stale != self.is_stale:
+        if is_stale != self.is_stale or self._circuit_error is not self.query_state.circuit_error:
             self.is_stale = is_stale
             self.render()
 
     def render(self) -> None:
         """Render the lines of all families from the current query state, those of gauges only if they have changed."""
         query_state, response = self.query_state, self.query_state.response
+        self._circuit_error = query_state.circuit_error
         series_list = response.series if response is not None else ()
         shown = (series_list, self._newest_settled_start(), self.is_stale)
         if self._shown is None or self._shown[0] is not series_list or self._shown != shown:

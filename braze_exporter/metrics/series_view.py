@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from braze_exporter.braze.calls import Response
 from braze_exporter.braze.series import Series
-from braze_exporter.scheduler.query_state import QueryState, Response
+from braze_exporter.scheduler.query_state import QueryState
 
 
 @dataclass(frozen=True, slots=True)

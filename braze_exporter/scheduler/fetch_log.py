@@ -6,7 +6,7 @@ for that reason any more.
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from braze_exporter.braze.errors import Reason
 from braze_exporter.braze.kinds import SeriesKind
 from braze_exporter.scheduler.key_state import KEY_REJECTED_DETAIL
 from braze_exporter.scheduler.plan import Plan, SelectionResult
-from braze_exporter.scheduler.query_state import FetchResult, QueryState, Response
+from braze_exporter.scheduler.query_state import QueryState
 
 # The number of queries of a workspace that are logged by name for each failure reason. One line covers all others,
 # which the metrics show.
@@ -54,7 +54,7 @@ class _Outage:
 class FetchLog:
     """Writes log lines for changes of queries, lists and calls.
 
-    It is a `Listener` of the scheduler, which makes one call at a time. `log_call` may be called by any thread.
+    Only `log_call` may be called by several threads at once.
     """
 
     def __init__(self) -> None:
@@ -66,24 +66,14 @@ class FetchLog:
         self._lock = threading.Lock()
         self._clock_differs: set[str] = set()
 
-    def on_queries(self, query_states: Sequence[QueryState]) -> None:
-        """Drop the queries and workspaces that are no longer in the plan."""
+    def drop_removed(self, query_states: Iterable[QueryState]) -> None:
+        """Drop the queries and workspaces that are no longer in the plan, which has these `query_states`."""
         for query_state in [query_state for query_state in self._failing if query_state.is_removed]:
             self._remove_failure(query_state)
         with self._lock:
             self._clock_differs &= {query_state.query.workspace for query_state in query_states}
 
-    def on_result(self, query_state: QueryState, previous: FetchResult | None) -> None:  # noqa: ARG002 - the log compares with its own state
-        """Log if a query begins to fail, fails for another reason, or recovers."""
-        self.on_circuit_change(query_state)
-
-    def on_repair(self, query_state: QueryState, response: Response) -> None:
-        """Do nothing, since older buckets do not change whether the query is up."""
-
-    def on_end(self, query_state: QueryState) -> None:
-        """Do nothing, since the other methods log the result."""
-
-    def on_circuit_change(self, query_state: QueryState) -> None:
+    def log_query(self, query_state: QueryState) -> None:
         """Log if a query begins to fail, fails for another reason, or recovers."""
         error, before = query_state.error, self._failing.get(query_state)
         if error is None:

@@ -12,12 +12,13 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from braze_exporter.braze.calls import Response
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.metric_group import MetricGroup
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import ABSENT, Series, SeriesHead, bucket_starts
 from braze_exporter.scheduler.history_ranges import HistoryRange
-from braze_exporter.scheduler.query_state import FetchResult, QueryState, Response
+from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.repair import RequestPlanner
 
 # What decoding raises if a row is damaged.
@@ -57,13 +58,13 @@ def save_times(
 
     `starts` are the last known starts of its latest and its settled bucket.
     """
-    response, error = query_state.response, query_state.result.error if query_state.result is not None else None
+    response = query_state.response
     return SavedTimes(
         query_state.added_at,
         wall,
         wall + query_state.next_at - monotonic,
         query_state.failures,
-        save_error(error),
+        save_error(query_state.fetch_error),
         json.dumps(query_state.repair.to_json()),
         json.dumps(query_state.history),
         response.sent_at if response is not None else None,
@@ -87,13 +88,13 @@ def restore_query_state(
     if saved.sent_at is not None and saved.received_at is not None:
         age = wall - saved.received_at if saved.received_at <= wall else math.inf
         response = Response(series, saved.sent_at, saved.received_at, monotonic - age)
-    error = restore_error(saved.error)
     history: tuple[HistoryRange, ...] = tuple((float(start), float(end)) for start, end in json.loads(saved.history))
     return QueryState(
         query,
         saved.added_at,
         next_at=monotonic + wait,
-        result=FetchResult(response, error) if response is not None or error is not None else None,
+        response=response,
+        fetch_error=restore_error(saved.error),
         failures=saved.failures,
         history=history,
         repair=RequestPlanner.from_json(json.loads(saved.repair)),

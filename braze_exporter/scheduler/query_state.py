@@ -6,9 +6,9 @@ Not thread-safe: `Scheduler` changes states only while it holds its lock. Nothin
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from braze_exporter.braze.calls import Response
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.series import Series
 from braze_exporter.scheduler.backoff import backoff_seconds
 from braze_exporter.scheduler.circuit_breaker import FIRST_START_RETRY_SECONDS
 from braze_exporter.scheduler.history_ranges import HistoryRange
@@ -23,37 +23,6 @@ EARLY_FRACTION = 0.1
 HISTORY_RETRY_SECONDS = 3_600.0
 # The maximum wait after failures, in seconds, unless the refresh is longer.
 MAX_BACKOFF_SECONDS = 900.0
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """The series of a response, with the times of its request and its arrival.
-
-    `sent_at` and `received_at` are in seconds since the epoch, `received_monotonic` in seconds of the monotonic clock.
-    `sent_at` is by Braze's clock if the exporter's clock is ahead of it. `is_complete` is true if this response
-    completes a repair (see `repair`). `is_short` is true if fewer buckets were requested than usual. `digest` is that
-    of the body, empty if the response was restored from the state file.
-    """
-
-    series: tuple[Series, ...]
-    sent_at: float
-    received_at: float
-    received_monotonic: float
-    is_complete: bool = True
-    is_short: bool = False
-    digest: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class FetchResult:
-    """The result of the last fetch of a query.
-
-    `response` is the newest successful response, or None before the first. `error` is why the last fetch failed, or
-    None if it succeeded.
-    """
-
-    response: Response | None
-    error: BrazeError | None
 
 
 class Refresh(Future[None]):
@@ -75,19 +44,21 @@ class QueryState:
     """The state of one query. Only `Scheduler` changes it.
 
     `added_at` is when the query was added to the plan, in seconds since the epoch. `next_at` is when it is fetched
-    next, in seconds of the monotonic clock. `result` is that of the last fetch, or None until the first has ended.
-    `circuit_error` is the 401 or 403 that blocks all queries of the endpoint, or None. `in_flight` is true while the
-    query is queued or being fetched. `is_deferred` is true if it was due but not fetched because of rate limiting.
-    `is_removed` is true if it is no longer in the plan. `failures` is the number of consecutive transient
-    failures. `history` has the ranges of the history for the baseline that are complete, and `chunks` the history
-    chunks that are to be fetched next, of at most `chunk_length` buckets. A history chunk has the query that it belongs
-    to as `owner`. It is fetched once, at the lowest priority, without delaying scrapes.
+    next, in seconds of the monotonic clock. `response` is the last one with the newest buckets, or None before the
+    first. `fetch_error` is why the last fetch failed, or None if it succeeded. `circuit_error` is the 401 or 403 that
+    blocks all queries of the endpoint, or None. `in_flight` is true while the query is queued or being fetched.
+    `is_deferred` is true if it was due but not fetched because of rate limiting. `is_removed` is true if it is no
+    longer in the plan. `failures` is the number of consecutive transient failures. `history` has the ranges of the
+    history for the baseline that are complete, and `chunks` the history chunks that are to be fetched next, of at most
+    `chunk_length` buckets. A history chunk has the query that it belongs to as `owner`. It is fetched once, at the
+    lowest priority, without delaying scrapes.
     """
 
     query: Query
     added_at: float
     next_at: float
-    result: FetchResult | None = None
+    response: Response | None = None
+    fetch_error: BrazeError | None = None
     circuit_error: BrazeError | None = None
     in_flight: bool = False
     is_deferred: bool = False
@@ -111,19 +82,19 @@ class QueryState:
         return Priority.HISTORY if self.is_history else Priority.QUERY
 
     @property
-    def response(self) -> Response | None:
-        """The newest successful response, or None before the first."""
-        return self.result.response if self.result is not None else None
-
-    @property
     def error(self) -> BrazeError | None:
         """Why the query fails, or None if it succeeds or has not been fetched yet."""
-        return self.circuit_error or (self.result.error if self.result is not None else None)
+        return self.circuit_error or self.fetch_error
+
+    @property
+    def is_fetched(self) -> bool:
+        """Whether a fetch of the query has ended."""
+        return self.response is not None or self.fetch_error is not None
 
     @property
     def has_result(self) -> bool:
         """Whether a fetch of the query has ended or its circuit is open, so that it counts as up or not up."""
-        return self.result is not None or self.circuit_error is not None
+        return self.is_fetched or self.circuit_error is not None
 
     @property
     def due_at(self) -> float:
@@ -172,8 +143,7 @@ class QueryState:
         A query that failed with a 401 or 403 is due at once, since the key may have changed.
         """
         self.query = query
-        error = self.result.error if self.result is not None else None
-        if error is not None and error.reason in AUTH_REASONS:
+        if self.fetch_error is not None and self.fetch_error.reason in AUTH_REASONS:
             self.next_at = now
         elif not self.failures:
             self.next_at = min(self.next_at, now + query.refresh_seconds)

@@ -8,7 +8,7 @@ fails again and again does not hide the newest buckets. Nothing here reads a clo
 import math
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from braze_exporter.braze.buckets import bucket_start
 from braze_exporter.braze.errors import BrazeError, Reason
@@ -16,7 +16,7 @@ from braze_exporter.braze.query import Query
 from braze_exporter.scheduler.query_lengths import newest_length
 
 # The failures after which a shorter request may succeed.
-SHORTER_REQUEST_REASONS = {Reason.INVALID_RESPONSE, Reason.TOO_LARGE}
+_SHORTER_REQUEST_REASONS = {Reason.INVALID_RESPONSE, Reason.TOO_LARGE}
 # Seconds for which the maximum length stays reduced after an oversized response.
 _REDUCED_LENGTH_SECONDS = 7 * 86_400.0
 # The minimum interval between two immediate retries of a query, in seconds.
@@ -37,19 +37,6 @@ class BucketRequest:
     oldest: int | None = None
     ending_at: int | None = None
     is_short: bool = False
-
-
-class RequestOutcome(NamedTuple):
-    """The effect of a finished fetch.
-
-    `is_complete` is true if the fetch completed the repair. `is_retried_at_once` is true if the query must be fetched
-    again at once, since a shorter request may succeed. `is_tolerated` is true if the fetch failed but the query stays
-    up, because its short fetches succeed.
-    """
-
-    is_complete: bool = False
-    is_retried_at_once: bool = False
-    is_tolerated: bool = False
 
 
 # The attributes of `RequestPlanner` that the state file keeps, besides the next request of a repair.
@@ -125,18 +112,18 @@ class RequestPlanner:
             self.request = BucketRequest(int(self._max_length), now, _first_start(now, needed_length, query))
         return self.request
 
-    def record_success(self, query: Query, sent_at: float, oldest: int | None) -> RequestOutcome:
+    def record_success(self, query: Query, sent_at: float, oldest: int | None) -> bool:
         """Register that the last request, sent at `sent_at` (seconds since the epoch), succeeded.
 
-        `oldest` is the start of the oldest bucket of the response, or None if it has no buckets. If a response up to
-        now has no buckets, the repair is not complete.
+        `oldest` is the start of the oldest bucket of the response, or None if it has no buckets. Return whether the
+        repair is complete. If a response up to now has no buckets, it is not.
         """
         request = self.request
         if request is None:
-            return RequestOutcome()
+            return False
         self._is_short_next = not request.is_short
         if request.is_short:
-            return RequestOutcome()
+            return False
         is_newest = request.ending_at is None
         if is_newest:
             request = replace(request, started_at=min(request.started_at, sent_at))
@@ -144,19 +131,29 @@ class RequestPlanner:
         self._next_chunk = None if is_repair_empty else self._older_request(request, query, oldest)
         self._is_alternating = self._next_chunk is not None
         if self._is_alternating or is_repair_empty:
-            return RequestOutcome()
+            return False
         self.completed_at = request.started_at
-        return RequestOutcome(is_complete=True)
+        return True
 
-    def record_failure(self, query: Query, error: BrazeError) -> RequestOutcome:
-        """Register that the last request failed with `error`."""
+    def tolerates(self, error: BrazeError) -> bool:
+        """Return whether the query stays up if the last request failed with `error`, since its short fetches succeed.
+
+        It must be called before `record_failure`.
+        """
+        is_part_of_repair = self._is_alternating and self.request is not None and not self.request.is_short
+        return is_part_of_repair and (error.is_transient or error.reason in _SHORTER_REQUEST_REASONS)
+
+    def record_failure(self, query: Query, error: BrazeError) -> bool:
+        """Register that the last request failed with `error`.
+
+        Return whether the query must be fetched again at once, since a shorter request may succeed.
+        """
         request = self.request
-        if request is None or not (error.is_transient or error.reason in SHORTER_REQUEST_REASONS):
-            return RequestOutcome()
-        is_tolerated = self._is_alternating and not request.is_short
+        if request is None or not (error.is_transient or error.reason in _SHORTER_REQUEST_REASONS):
+            return False
         if error.is_transient:
             self._is_short_next = True  # so that the newest buckets are fetched first once Braze responds again
-            return RequestOutcome(is_tolerated=is_tolerated)
+            return False
         if error.reason is Reason.TOO_LARGE:
             self._max_length = max(newest_length(query.unit, query.settle_seconds), halve_length(request.length))
             self._oversized_at = request.started_at
@@ -169,7 +166,7 @@ class RequestPlanner:
         self._next_chunk = None
         self._is_alternating = True
         self._is_short_next = not request.is_short
-        return RequestOutcome(is_retried_at_once=is_retried_at_once, is_tolerated=is_tolerated)
+        return is_retried_at_once
 
     def _older_request(self, request: BucketRequest, query: Query, oldest: int | None) -> BucketRequest | None:
         """Return the request for the buckets before those of `request`, or None if the repair does not need any.

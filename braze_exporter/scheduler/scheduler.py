@@ -7,13 +7,12 @@ out does not cancel its fetches; the next scrape returns their results.
 
 import contextlib
 import logging
-import operator
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from braze_exporter.braze.calls import FetchedSeries, Permit
+from braze_exporter.braze.calls import Permit, Response
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import SeriesKind
 from braze_exporter.braze.query import Query
@@ -22,10 +21,10 @@ from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.clients import WorkspaceClient
 from braze_exporter.scheduler.endpoints import QueryEndpoints, endpoint_key
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
+from braze_exporter.scheduler.fetch_log import FetchLog
 from braze_exporter.scheduler.history import History
-from braze_exporter.scheduler.listener import Listener
 from braze_exporter.scheduler.query_lengths import fetch_length
-from braze_exporter.scheduler.query_state import FetchResult, QueryState, Refresh, Response
+from braze_exporter.scheduler.query_state import QueryState, Refresh
 from braze_exporter.scheduler.worker_pool import Job, WorkerPool
 
 _log = logging.getLogger(__name__)
@@ -50,7 +49,11 @@ class Scheduler:
         for the wait after failures. `on_deferred` is called with the workspace and the kind of each query that is
         deferred. `restore` returns the state that a new query had before a restart, or None. `last_requested` returns
         when the last complete response that the counter of a query has was requested, in seconds since the epoch, or
-        None. The attribute `revision` increases with each change of a query state.
+        None.
+
+        The attribute `revision` increases with each change of a query state. `on_queries` is called with all query
+        states after each change of the plan. `on_fetched` is called after each fetch with the query state, its response
+        or None if the fetch failed, and the newest response before it.
         """
         self._wall = wall
         self._monotonic = monotonic
@@ -59,7 +62,9 @@ class Scheduler:
         self._restore = restore
         self._last_requested = last_requested
         self._clients: Mapping[str, WorkspaceClient] = {}
-        self._listeners: list[Listener] = []
+        self.on_queries: Callable[[Sequence[QueryState]], None] = lambda _query_states: None
+        self.on_fetched: Callable[[QueryState, Response | None, Response | None], None] = lambda *_: None
+        self.fetch_log = FetchLog()
         self._lock = threading.Lock()
         self.revision = 0
         self.query_states: tuple[QueryState, ...] = ()
@@ -86,10 +91,6 @@ class Scheduler:
             for refresh in finished:
                 refresh.set_result(None)
 
-    def add_listener(self, listener: Listener) -> None:
-        """Notify `listener` of all changes from now on, one call at a time."""
-        self._listeners.append(listener)
-
     def set_queries(self, queries: Sequence[Query], clients: Mapping[str, WorkspaceClient], concurrency: int) -> None:
         """Replace the queries. `clients` fetch them, at most `concurrency` at once per workspace.
 
@@ -105,8 +106,8 @@ class Scheduler:
                 self._end_refreshes(query_state)
             self.history.set_queries(self.query_states)
             self._endpoints = QueryEndpoints(self.query_states, self._admission)
-            for listener in self._listeners:
-                listener.on_queries(self.query_states)
+            self.on_queries(self.query_states)
+            self.fetch_log.drop_removed(self.query_states)
             self.revision += 1
             self._update_circuits()
 
@@ -223,7 +224,7 @@ class Scheduler:
             return Deferred("removed")
         return client.admission.admit(query_state.query.kind, query_state.priority)
 
-    def _fetch(self, query_state: QueryState, permit: Permit) -> FetchedSeries:
+    def _fetch(self, query_state: QueryState, permit: Permit) -> Response:
         """Fetch the buckets of a query that are new or may have changed, or all buckets of a history chunk.
 
         Raises `BrazeError` if the fetch fails.
@@ -236,9 +237,8 @@ class Scheduler:
         if since is None and query.baseline_weeks:
             since = query_state.added_at  # the history chunks cover the time before
         request = query_state.repair.next_request(query, fetch_length(query, since, now), now)
-        response = query_state.response
-        previous = (response.digest, response.series) if response is not None else (b"", ())
-        return client.fetch(replace(query, ending_at=request.ending_at), request.length, permit, previous)
+        query = replace(query, ending_at=request.ending_at)
+        return client.fetch(query, request.length, permit, query_state.response)
 
     def _run(self, query_state: QueryState, admitted: Permit | Deferred) -> None:
         """Fetch a query in a thread of its `WorkerPool`, or defer it if it was not admitted."""
@@ -248,11 +248,10 @@ class Scheduler:
                     self._set_deferred(query_state, admitted)
                 self._release(query_state)
             return
-        sent_at = self._wall()
-        fetched: FetchedSeries | None = None
+        response: Response | None = None
         error: BrazeError | None = None
         try:
-            fetched = self._fetch(query_state, admitted)
+            response = self._fetch(query_state, admitted)
         except BrazeError as failure:
             error = failure.without_traceback()
         except Exception:  # noqa: BLE001 - an unexpected error fails this query only, not the others
@@ -262,69 +261,40 @@ class Scheduler:
             if not query_state.is_removed:
                 self._set_deferred(query_state, None)
                 self._update_circuits()  # first, so that the log shows what this fetch revealed about the key
-                self._store_result(query_state, fetched, error, sent_at)
-                owner = query_state.owner or query_state
-                self._notify(owner, operator.methodcaller("on_end", owner))
+                self._store_result(query_state, response, error)
             for refresh in query_state.refreshes:
                 refresh.fetched += 1
             self._release(query_state)
 
-    def _store_result(
-        self, query_state: QueryState, fetched: FetchedSeries | None, error: BrazeError | None, sent_at: float
-    ) -> None:
-        """Store the result of a fetch and notify the listeners."""
-        now = self._monotonic()
-        is_reached = self._admission(query_state.query).is_reached
-        query_state.schedule(now, error, self._jitter(), is_reached=is_reached)
-        previous = query_state.result
+    def _store_result(self, query_state: QueryState, response: Response | None, error: BrazeError | None) -> None:
+        """Store the result of a fetch, log it and report it."""
+        query, repair, now = query_state.query, query_state.repair, self._monotonic()
+        query_state.schedule(now, error, self._jitter(), is_reached=self._admission(query).is_reached)
+        previous = query_state.response
         if error is not None:
-            outcome = query_state.repair.record_failure(query_state.query, error)
-            if outcome.is_retried_at_once:
+            if not repair.tolerates(error):
+                query_state.fetch_error = error
+            if repair.record_failure(query, error):  # a shorter request may succeed
                 query_state.next_at = min(query_state.next_at, now)
-            if outcome.is_tolerated:
-                return
             if query_state.owner is not None and error.reason is Reason.TOO_LARGE:
                 self.history.record_oversized(query_state, query_state.owner)
-            query_state.result = FetchResult(query_state.response, error)
-        elif fetched is not None:
-            # If the exporter's clock is ahead of Braze's, use Braze's, so that no bucket settles too early.
-            requested_at = sent_at if fetched.responded_at is None else min(sent_at, fetched.responded_at)
-            response = self._make_response(query_state, fetched, requested_at)
-            self.history.record_success(query_state, requested_at)
-            if query_state.repair.request is not None and query_state.repair.request.ending_at is not None:
-                self._notify(query_state, operator.methodcaller("on_repair", query_state, response))
-                return
-            query_state.result = FetchResult(response, None)
-        self._notify(query_state, operator.methodcaller("on_result", query_state, previous))
-
-    def _make_response(self, query_state: QueryState, fetched: FetchedSeries, requested_at: float) -> Response:
-        """Record the success in the repair of the query, and return the response."""
-        request = query_state.repair.request
-        oldest = next(iter(bucket_starts(fetched.series)), None)
-        outcome = query_state.repair.record_success(query_state.query, requested_at, oldest)
-        return Response(
-            fetched.series,
-            requested_at,
-            self._wall(),
-            self._monotonic(),
-            is_complete=outcome.is_complete,
-            is_short=request is not None and request.length < query_state.query.length,
-            digest=fetched.digest,
-        )
+        elif response is not None:
+            oldest = next(iter(bucket_starts(response.series)), None)
+            response = replace(response, is_complete=repair.record_success(query, response.sent_at, oldest))
+            self.history.record_success(query_state, response.sent_at)
+            if repair.request is None or repair.request.ending_at is None:
+                query_state.response, query_state.fetch_error = response, None
+        try:
+            self.on_fetched(query_state, response, previous)
+        except Exception:  # noqa: BLE001 - the thread must survive, and waiting scrapes must be released
+            _log.exception("Internal error while processing a fetch result", extra={"fields": dict(query.labels)})
+        self.fetch_log.log_query(query_state)
+        self.revision += 1  # last, so that the change has been processed when the revision shows it
 
     def _update_circuits(self) -> None:
         for query_state in self._endpoints.update_circuits():
-            self._notify(query_state, operator.methodcaller("on_circuit_change", query_state))
-
-    def _notify(self, query_state: QueryState, notify_listener: Callable[[Listener], None]) -> None:
-        for listener in self._listeners:
-            try:
-                notify_listener(listener)
-            except Exception:  # noqa: BLE001 - the thread must survive, and waiting scrapes must be released
-                _log.exception(
-                    "Internal error while processing a fetch result", extra={"fields": dict(query_state.query.labels)}
-                )
-        self.revision += 1  # last, so that all listeners have handled the change when the revision shows it
+            self.fetch_log.log_query(query_state)
+            self.revision += 1
 
     def _set_deferred(self, query_state: QueryState, deny_reason: Deferred | None) -> None:
         is_deferred = deny_reason is not None and not isinstance(deny_reason, CircuitOpen)

@@ -13,7 +13,7 @@ from fault_injection import Exchange, Fault
 from recorded_counts import RecordedCounts
 from support import CURRENT_HOUR, HOUR, NOW, Clock, ExporterRig, RunningClock, running_exporter, wait_until
 
-from braze_exporter.braze.calls import FetchedSeries, Permit
+from braze_exporter.braze.calls import Permit, Response
 from braze_exporter.braze.client import Client
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, Unit
@@ -274,10 +274,10 @@ def test_close_releases_waiting_scrapes() -> None:
 class StubClient(Client):
     """Fetches made-up responses."""
 
-    def __init__(self, respond: Callable[[Query], FetchedSeries]) -> None:
+    def __init__(self, respond: Callable[[Query], Response]) -> None:
         self._respond = respond
 
-    def fetch(self, query: Query, *_: object) -> FetchedSeries:
+    def fetch(self, query: Query, *_: object) -> Response:
         """Return the made-up response."""
         return self._respond(query)
 
@@ -311,7 +311,7 @@ class StubAdmission(Admission):
 
 def make_scheduler(
     queries: Sequence[Query],
-    respond: Callable[[Query], FetchedSeries],
+    respond: Callable[[Query], Response],
     clock: Clock,
     *,
     concurrency: int = 1,
@@ -332,13 +332,13 @@ class BlockingFetcher:
         self.changed = threading.Condition()
         self.order: list[str] = []
 
-    def fetch(self, query: Query) -> FetchedSeries:
+    def fetch(self, query: Query) -> Response:
         """Block until the semaphore is released, then return an empty response."""
         with self.changed:
             self.order.append(query.subject)
             self.changed.notify_all()
         self.open.acquire()
-        return FetchedSeries((), None)
+        return Response((), NOW, NOW, 0.0)
 
     def wait_until_started(self, count: int) -> None:
         """Wait until exactly `count` fetches have started."""
@@ -376,42 +376,28 @@ def test_internal_error_fails_one_query() -> None:
     """An unexpected exception fails its query, releases its permit and is logged; others are still fetched."""
     clock, admission = Clock(), StubAdmission([CUSTOM_EVENTS])
 
-    def fetch(query: Query) -> FetchedSeries:
+    def fetch(query: Query) -> Response:
         if query.subject == "bad":
             raise ZeroDivisionError
-        return FetchedSeries((), None)
+        return Response((), NOW, NOW, 0.0)
 
     queries = [Query("w", CUSTOM_EVENTS, Unit.HOUR, name) for name in ("bad", "good")]
-    cache = make_scheduler(queries, fetch, clock, admission=admission)
     seen: list[QueryState] = []
 
-    class Careless:
-        def on_queries(self, _entries: object) -> None:
-            raise AssertionError
+    def fail(query_state: QueryState, *_: object) -> None:
+        seen.append(query_state)
+        raise ZeroDivisionError
 
-        def on_circuit_change(self, _entry: object) -> None:
-            raise AssertionError
-
-        def on_repair(self, _entry: object, _answer: object) -> None:
-            raise AssertionError
-
-        def on_end(self, _entry: object) -> None:
-            raise AssertionError
-
-        def on_result(self, entry: QueryState, _before: object) -> None:
-            seen.append(entry)
-            raise ZeroDivisionError
-
-    cache.add_listener(Careless())
+    cache = make_scheduler(queries, fetch, clock, admission=admission)
+    cache.on_fetched = fail
     cache.refresh().result(5)
     clock.advance(300)
     cache.refresh().result(5)
     cache.close()
-    bad, good = (entry.result for entry in cache.query_states)
-    assert bad is not None
+    bad, good = cache.query_states
     assert bad.error is not None
     assert bad.error.reason is Reason.INVALID_RESPONSE
-    assert good is not None
+    assert good.is_fetched
     assert good.error is None
     assert len(seen) == 4
     wait_until(lambda: len(admission.ended) == 4, "each permit has ended")
@@ -423,15 +409,15 @@ def test_late_deferred_call_leaves_query_due() -> None:
     admission = StubAdmission([CUSTOM_EVENTS])
     admission.denial = Deferred("default")
     query = Query("w", CUSTOM_EVENTS, Unit.HOUR, "purchase")
-    cache = make_scheduler([query], lambda _query: FetchedSeries((), None), clock, admission=admission)
+    cache = make_scheduler([query], lambda _query: Response((), NOW, NOW, 0.0), clock, admission=admission)
     cache.refresh().result(5)
     (entry,) = cache.query_states
-    assert entry.result is None
+    assert not entry.is_fetched
     assert entry.is_deferred
     admission.denial = None
     cache.refresh().result(5)
     cache.close()
-    assert entry.result is not None
+    assert entry.is_fetched
     assert not entry.is_deferred
 
 
@@ -440,24 +426,23 @@ def test_failed_fetch_keeps_last_response() -> None:
     clock = Clock()
     failure: list[BrazeError] = []
 
-    def fetch(_query: Query) -> FetchedSeries:
+    def fetch(_query: Query) -> Response:
         if failure:
             raise failure[0]
-        return FetchedSeries((Series(only_head(CUSTOM_EVENTS.metric_group)),), None)
+        return Response((Series(only_head(CUSTOM_EVENTS.metric_group)),), NOW, NOW, 0.0)
 
     query = Query("w", CUSTOM_EVENTS, Unit.HOUR, "purchase")
     cache = make_scheduler([query], fetch, clock)
     cache.refresh().result(5)
     (entry,) = cache.query_states
-    first = entry.result
+    first = entry.response
     failure.append(BrazeError(Reason.TIMEOUT, "request timed out"))
     clock.advance(300)
     cache.refresh().result(5)
     cache.close()
     assert first is not None
-    assert entry.result is not None
-    assert entry.result.response is first.response
-    assert str(entry.result.error) == str(failure[0])
+    assert entry.response is first
+    assert str(entry.error) == str(failure[0])
 
 
 def test_waiting_scrape_uses_no_thread() -> None:

@@ -32,7 +32,7 @@ from braze_exporter.config.loading import load_config
 from braze_exporter.metrics.self_families import QueryStatus
 from braze_exporter.scheduler.admission import LimiterStatus
 from braze_exporter.scheduler.plan import build_plan
-from braze_exporter.scheduler.query_state import FetchResult, QueryState
+from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.rate_limiter import Pause, PauseReason
 from braze_exporter.simulator.inventory import Campaign, Inventory
 from braze_exporter.simulator.message_rows import make_id
@@ -406,7 +406,7 @@ def test_every_reason_has_a_message() -> None:
     query = Query("production", CUSTOM_EVENTS, Unit.HOUR, "purchase")
     texts = set()
     for reason in Reason:
-        entry = QueryState(query, NOW, 0.0, result=FetchResult(None, BrazeError(reason, f"the {reason}: teapot")))
+        entry = QueryState(query, NOW, 0.0, fetch_error=BrazeError(reason, f"the {reason}: teapot"))
         texts.add(status_messages.query_message(entry, QueryStatus.FAILED, None, str))
     assert len(texts) == len(Reason)
     assert all(text.startswith("failed: ") and "{" not in text for text in texts)
