@@ -172,9 +172,7 @@ class AccuracyRun:
         self._states = {query: replace(state) for query, state in self._saved.states.items()}
         self._requested_at, self._rejected_at = dict(self._saved.requested_at), self._saved.rejected_at
         self._store = open_state_file(str(self._file)) if self._file else None
-        self._exporter = Exporter(
-            self._store, wall=self.clock.wall, monotonic=self.clock.monotonic, jitter=lambda: 1.0, reads_lists=False
-        )
+        self._exporter = Exporter(self._store, clock=self.clock, jitter=lambda: 1.0, reads_lists=False)
         self._exporter.apply_config(self._config, build_plan(self._config), self._session)
         self.check_page()
 

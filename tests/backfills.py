@@ -90,7 +90,7 @@ class BackfillRig:
         config = load_config(self.config, "config.yaml", {"BRAZE_API_KEY": KEY})
         out, clock = io.StringIO(), self.clock
         with contextlib.closing(transport.open_session(10)) as session:
-            ctx = CommandContext(session, clock.wall, clock.monotonic, clock.advance, out, self.stream, lambda _: None)
+            ctx = CommandContext(session, clock, clock.advance, out, self.stream, lambda _: None)
             timeouts = transport.Timeouts(total=1e9)  # the clock jumps while a response is in progress
             run_backfill(self.request, config, build_plan(config), ctx, timeouts)
         return out.getvalue()

@@ -23,6 +23,7 @@ from typing import ClassVar
 
 import psutil
 
+from braze_exporter.braze.clock import Clock
 from braze_exporter.braze.deadline import deadline_in
 from braze_exporter.braze.transport import open_session
 from braze_exporter.commands.serve import GC_THRESHOLDS
@@ -134,7 +135,7 @@ def _serve() -> int:
     return 0
 
 
-class _Run:
+class _Run(Clock):
     """One exporter with a virtual clock, whose refreshes are measured."""
 
     def __init__(self, port: int, entries: str, directory: Path | None) -> None:
@@ -148,12 +149,19 @@ class _Run:
         self.state_file = open_state_file(str(directory / "state.sqlite")) if directory is not None else None
         self.exporter = Exporter(
             self.state_file,
-            wall=lambda: self.now,
-            monotonic=lambda: self.elapsed,
+            clock=self,
             jitter=lambda: 1.0,
             reads_lists=False,
         )
         self.exporter.apply_config(config, build_plan(config), self.session)
+
+    def wall(self) -> float:
+        """Return the virtual time in seconds since the epoch."""
+        return self.now
+
+    def monotonic(self) -> float:
+        """Return the virtual time since the start, in seconds."""
+        return self.elapsed
 
     def get(self, path: str) -> bytes:
         with deadline_in(30, time.monotonic):

@@ -59,7 +59,7 @@ def scrape_history(
     with serve(braze) as server, contextlib.closing(transport.open_session(10)) as session:
         config = load_config(demo_config.build_config(server.url), "demo", {KEY_VARIABLE: KEY})
         plan = build_plan(config)
-        with contextlib.closing(Exporter(wall=clock.wall, monotonic=clock.monotonic, reads_lists=False)) as exporter:
+        with contextlib.closing(Exporter(clock=clock, reads_lists=False)) as exporter:
 
             def page() -> MetricsPage:
                 exporter.save().result(10)

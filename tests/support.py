@@ -29,7 +29,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from simulated_braze import FaultInjectingBraze
 from wsgi_server import Server, serve
 
-from braze_exporter.braze import transport
+from braze_exporter.braze import clock, transport
 from braze_exporter.braze.metric_group import MetricGroup
 from braze_exporter.braze.pools import Endpoint, Pool
 from braze_exporter.braze.series import Series, SeriesHead
@@ -67,7 +67,7 @@ _LABEL = re.compile(r'[a-zA-Z_]\w*="[^"\\]*(?:\\[\\"n][^"\\]*)*"')
 _SAMPLE = re.compile(rf"([a-zA-Z_:][\w:]*)(?:\{{({_LABEL.pattern}(?:,{_LABEL.pattern})*)\}})? [-+.\w]+")
 
 
-class Clock:
+class Clock(clock.Clock):
     """A clock that advances only when a test calls `advance()`."""
 
     def __init__(self, now: float = NOW) -> None:
@@ -315,9 +315,7 @@ def running_exporter(
     """
     clock = clock or Clock()
     with running_braze(traffic, clock) as (braze, server), contextlib.closing(transport.open_session(10)) as session:
-        exporter = Exporter(
-            wall=clock.wall, monotonic=clock.monotonic, jitter=jitter, timeouts=timeouts, reads_lists=reads_lists
-        )
+        exporter = Exporter(clock=clock, jitter=jitter, timeouts=timeouts, reads_lists=reads_lists)
         with contextlib.closing(exporter):
             rig = ExporterRig(clock, braze, exporter, server, session)
             rig.apply_config(events, extra_yaml=extra_yaml)
@@ -487,7 +485,7 @@ class AdmissionRig:
     _KEY = WorkspaceKey("production", "https://rest.iad-01.braze.com")
 
     def __init__(self, clock: Clock, budgets: Mapping[Pool, PoolBudget], endpoints: Collection[Endpoint] = ()) -> None:
-        self.budgets = Budgets(wall=clock.wall, monotonic=clock.monotonic)
+        self.budgets = Budgets(clock=clock)
         (self.admission,) = self.budgets.open_admissions({self._KEY: KEY}).values()
         self.set_demand(budgets, endpoints)
 

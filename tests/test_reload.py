@@ -134,7 +134,7 @@ def test_counter_restarts_when_its_app_gets_former_id_again(tmp_path: Path, *, i
             if is_restarted:
                 stack.close()
                 state_file = stack.enter_context(contextlib.closing(open_state_file(str(tmp_path / "state"))))
-                exporter.exporter = Exporter(state_file, wall=clock.wall, monotonic=clock.monotonic, reads_lists=False)
+                exporter.exporter = Exporter(state_file, clock=clock, reads_lists=False)
                 stack.enter_context(contextlib.closing(exporter.exporter))
             exporter.apply_config("{event: purchase, apps: [ios]}", **{IOS: app_id})
             for _ in range(2):

@@ -68,9 +68,7 @@ class Restarts:
         with (
             contextlib.closing(open_session(10)) as session,
             contextlib.closing(open_state_file(str(self.path))) as state_file,
-            contextlib.closing(
-                Exporter(state_file, wall=self.clock.wall, monotonic=self.clock.monotonic, jitter=lambda: 1.0)
-            ) as exporter,
+            contextlib.closing(Exporter(state_file, clock=self.clock, jitter=lambda: 1.0)) as exporter,
         ):
             exporter.apply_config(config, build_plan(config), session)
             yield ExporterRig(self.clock, self.braze, exporter, self.server, session)
@@ -389,7 +387,7 @@ def test_without_state_file_nothing_is_kept(tmp_path: Path) -> None:
             config = load_config(workspace_yaml(world.server.url, "{event: purchase}"), "c", {"BRAZE_API_KEY": KEY})
             with (
                 contextlib.closing(open_session(10)) as session,
-                contextlib.closing(Exporter(wall=world.clock.wall, monotonic=world.clock.monotonic)) as exporter,
+                contextlib.closing(Exporter(clock=world.clock)) as exporter,
             ):
                 exporter.apply_config(config, build_plan(config), session)
                 assert MetricsPage(b"".join(exporter.render(openmetrics=False)).decode()).values(UP) == []

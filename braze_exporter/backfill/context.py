@@ -6,21 +6,21 @@ from typing import TextIO
 
 import requests
 
+from braze_exporter.braze.clock import Clock
+
 
 @dataclass(frozen=True, slots=True)
 class CommandContext:
-    """The environment of a command: the HTTP session, the clocks and the output streams.
+    """The environment of a command: the HTTP session, the clock and the output streams.
 
-    `wall` returns seconds since the epoch, `monotonic` seconds of a monotonic clock. `out` is for results, `err` for
-    progress.
+    `out` is for results, `err` for progress.
 
     `on_stop` sets a function that is called before a signal ends the process. It is called in the main thread while the
     command runs in another one, and returns text to add to the message about the signal.
     """
 
     session: requests.Session
-    wall: Callable[[], float]
-    monotonic: Callable[[], float]
+    clock: Clock
     sleep: Callable[[float], None]
     out: TextIO
     err: TextIO

@@ -48,12 +48,12 @@ def run_backfill(
     Raises `BackfillError` if the backfill cannot start or ends early. After an error or a signal, the fetched data is
     kept for the next run.
     """
-    request.validate(plan, ctx.wall())
-    progress = Progress(ctx.err, ctx.monotonic)
+    request.validate(plan, ctx.clock.wall())
+    progress = Progress(ctx.err, ctx.clock.monotonic)
     with contextlib.closing(ResumeFile(request.resume_path, request.start, request.end)) as resume_file:
-        reader = Reader(request, resume_file, ctx.monotonic)
+        reader = Reader(request, resume_file, ctx.clock.monotonic)
         # The circuit breaker of `BackfillReader` limits the calls to a Braze that does not respond.
-        command = CommandBudgets(config, wall=ctx.wall, monotonic=ctx.monotonic, is_reached=True)
+        command = CommandBudgets(config, clock=ctx.clock, is_reached=True)
         command.set_plan(plan, max_burst=_MAX_LIST_PAGES)
         clients = _open_clients(config, ctx, reader, command.admissions, timeouts)
         lists = [*required_lists(plan)]
@@ -101,7 +101,7 @@ def run_backfill(
             raise BackfillError(f"{error}. {describe_saved()}") from None
         ctx.on_stop(str)
         resume_file.remove()
-    print(_import_instructions(request, summary, ctx.wall()), file=ctx.out)
+    print(_import_instructions(request, summary, ctx.clock.wall()), file=ctx.out)
 
 
 def _queries_of(plan: Plan, usage: PoolUsage) -> Iterable[Query]:
@@ -164,8 +164,7 @@ def _open_clients(
                 spec,
                 config.keys[spec.name],
                 ctx.session,
-                wall=ctx.wall,
-                monotonic=ctx.monotonic,
+                clock=ctx.clock,
                 on_call=reader.on_call,
                 timeouts=timeouts,
             ),
@@ -180,7 +179,7 @@ def _describe_pause(reader: Reader, ctx: CommandContext) -> str:
     pause = reader.current_pause()
     if pause is None:
         return ""
-    until = datetime.fromtimestamp(ctx.wall() + pause.until - ctx.monotonic(), UTC)
+    until = datetime.fromtimestamp(ctx.clock.wall() + pause.until - ctx.clock.monotonic(), UTC)
     return f"{shorten(pause.workspace)} paused until {until:%H:%M:%S} UTC: {pause.reason}"
 
 

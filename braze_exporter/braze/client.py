@@ -15,6 +15,7 @@ from typing import TypeVar
 from braze_exporter.braze import list_page, parsing
 from braze_exporter.braze.body import QUEUED_DETAIL
 from braze_exporter.braze.calls import CallEvent, Permit, RateLimitHeaders, RateLimitInfo, Response
+from braze_exporter.braze.clock import Clock
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.lists import ListEndpoint, ListItem
 from braze_exporter.braze.pools import Endpoint
@@ -50,20 +51,18 @@ class Client:
         *,
         workspace: str,
         redact: Callable[[str], str],
-        wall: Callable[[], float],
-        monotonic: Callable[[], float],
+        clock: Clock,
         on_call: Callable[[CallEvent], None],
     ) -> None:
         """Create a client that sends requests over `transport`.
 
-        `workspace` is the name of the workspace. `redact` removes the API key from a text. `wall` returns seconds since
-        the epoch, `monotonic` seconds of a monotonic clock. `on_call` is called after every call.
+        `workspace` is the name of the workspace. `redact` removes the API key from a text. `on_call` is
+        called after every call.
         """
         self._transport = transport
         self._workspace = workspace
         self._redact = redact
-        self._wall = wall
-        self._monotonic = monotonic
+        self._clock = clock
         self._on_call = on_call
         # How many seconds the local clock was ahead of Braze's at the last response.
         self._clock_ahead_seconds = 0.0
@@ -83,7 +82,7 @@ class Client:
                 return series, digest
             return share_unchanged(parsing.parse_series(query, body, length, earliest, latest), series), new_digest
 
-        sent_at = self._wall()
+        sent_at = self._clock.wall()
         parameters = _build_parameters(query, length, sent_at - self._clock_ahead_seconds)
         (fetched, fetched_digest), responded_at = self._request(
             query.kind, parameters, permit, read, lambda content: {"buckets": len(bucket_starts(content[0]))}
@@ -91,8 +90,8 @@ class Client:
         return Response(
             fetched,
             sent_at if responded_at is None else min(sent_at, responded_at),
-            self._wall(),
-            self._monotonic(),
+            self._clock.wall(),
+            self._clock.monotonic(),
             is_short=length < query.length,
             digest=fetched_digest,
         )
@@ -124,7 +123,7 @@ class Client:
         `read` is called with the body and two times of the response: by the local clock and by Braze's, the earlier one
         first. `describe` returns the fields of the result for the log. Raises `BrazeError` if the request fails.
         """
-        started = self._monotonic()
+        started = self._clock.monotonic()
         seconds = 0.0
         received: RawResponse | None = None
         failure: BrazeError | None = BrazeError(Reason.INVALID_RESPONSE, "internal error")
@@ -132,7 +131,7 @@ class Client:
         try:
             permit.begin()
             received = self._transport.get(endpoint.path, parameters)
-            seconds = self._monotonic() - started
+            seconds = self._clock.monotonic() - started
             responded_at = parsing.parse_date(received.headers)
             parsed = self._parse_response(endpoint, received, read, responded_at)
             failure = None
@@ -141,7 +140,7 @@ class Client:
             failure, result = error, {"error": error.detail}
             raise
         finally:
-            seconds = self._monotonic() - started if received is None else seconds
+            seconds = self._clock.monotonic() - started if received is None else seconds
             self._record_call(endpoint, permit, received, failure, seconds)
             if is_logged:
                 status = received.status if received is not None else "none"
@@ -173,7 +172,7 @@ class Client:
             )
         if received.body_error is not None:
             raise received.body_error
-        local_time = self._wall()
+        local_time = self._clock.wall()
         braze_time = local_time if responded_at is None else responded_at
         try:
             with _PARSING_LOCK:
@@ -208,7 +207,7 @@ class Client:
         reason = failure.reason if failure is not None else None
         try:
             if received is not None:
-                local_time, braze_time = self._wall(), parsing.parse_date(received.headers)
+                local_time, braze_time = self._clock.wall(), parsing.parse_date(received.headers)
                 now = local_time if braze_time is None else braze_time  # reset times are by Braze's clock
                 offset = None if braze_time is None else braze_time - local_time
                 self._clock_ahead_seconds = 0.0 if offset is None else max(0.0, -offset)

@@ -30,7 +30,7 @@ def check_live(config: Config, plan: Plan, ctx: CommandContext) -> bool:
 
     `plan` is the plan of `config`. The calls use the budget of a command, and at most that of one hour.
     """
-    command = CommandBudgets(config, wall=ctx.wall, monotonic=ctx.monotonic)
+    command = CommandBudgets(config, clock=ctx.clock)
     command.set_plan(plan)
     lists = _read_lists(config, plan, command, ctx)
     known: ListSnapshots = {
@@ -42,7 +42,7 @@ def check_live(config: Config, plan: Plan, ctx: CommandContext) -> bool:
     plan = expand_selectors(plan, config.settings, known)
     # Baselines are not fetched, because they need many calls. Each query requests as many buckets as Braze allows.
     queries = tuple(replace(query, baseline_weeks=0, length=query.kind.max_length) for query in plan.queries)
-    exporter = Exporter(wall=ctx.wall, monotonic=ctx.monotonic, reads_lists=False, budgets=command.budgets)
+    exporter = Exporter(clock=ctx.clock, reads_lists=False, budgets=command.budgets)
     findings: dict[tuple[Level, str], list[str]] = {}  # with the workspaces
     with closing(exporter):
         exporter.apply_config(config, replace(plan, queries=queries), ctx.session)
@@ -53,7 +53,7 @@ def check_live(config: Config, plan: Plan, ctx: CommandContext) -> bool:
             if query_state.error is not None and query_state.error.reason is Reason.INVALID_RESPONSE
         }
         for _ in range(_MAX_RETRIES):
-            if not _is_shorter_request_due(exporter.query_states, ctx.monotonic()):
+            if not _is_shorter_request_due(exporter.query_states, ctx.clock.monotonic()):
                 break
             ctx.sleep(1.0)  # the rate limiter may allow more calls by then
             _wait_for_queries(exporter, len(queries), ctx.err)

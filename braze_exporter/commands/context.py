@@ -10,7 +10,7 @@ import requests
 
 from braze_exporter.backfill.context import CommandContext
 from braze_exporter.braze import transport
-from braze_exporter.commands.clock import read_monotonic_clock
+from braze_exporter.braze.clock import Clock
 from braze_exporter.commands.proxies import find_proxies
 from braze_exporter.config.document import ConfigError, Problem, shorten
 from braze_exporter.config.files import read_file
@@ -51,7 +51,7 @@ def command_context(
 ) -> Iterator[CommandContext]:
     """Yield the `CommandContext` of a command that makes calls to Braze, and close its session at the end."""
     with contextlib.closing(open_session(config, environ)) as opened:
-        yield CommandContext(opened, time.time, read_monotonic_clock, time.sleep, sys.stdout, sys.stderr, on_stop)
+        yield CommandContext(opened, Clock(), time.sleep, sys.stdout, sys.stderr, on_stop)
 
 
 def open_list_reader(
@@ -59,5 +59,5 @@ def open_list_reader(
 ) -> ListReader:
     """Return the `ListReader` of a workspace, with its `Admission` in `admissions`."""
     key = config.keys[workspace.name]
-    client = open_client(workspace, key, ctx.session, wall=ctx.wall, monotonic=ctx.monotonic)
+    client = open_client(workspace, key, ctx.session, clock=ctx.clock)
     return ListReader(WorkspaceClient(client, admissions[workspace.name]), ctx.sleep)

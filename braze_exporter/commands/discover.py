@@ -32,7 +32,7 @@ def print_config(config: Config, ctx: CommandContext, *, include_archived: bool,
     least one item was listed or one list was read completely.
     """
     results: dict[str, dict[ListEndpoint, ListResult]] = {}
-    command = CommandBudgets(config, wall=ctx.wall, monotonic=ctx.monotonic)
+    command = CommandBudgets(config, clock=ctx.clock)
     command.set_plan(build_plan(config), endpoints=lambda _workspace: LIST_ENDPOINTS)
     for spec in (workspace.spec for workspace in config.workspaces):
         reader = open_list_reader(config, spec, command.admissions, ctx)

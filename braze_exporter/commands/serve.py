@@ -7,12 +7,11 @@ import logging
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 from braze_exporter import __version__
+from braze_exporter.braze.clock import Clock
 from braze_exporter.commands import logs
-from braze_exporter.commands.clock import read_monotonic_clock
 from braze_exporter.commands.context import open_session
 from braze_exporter.commands.exit_codes import SUCCESS, fail
 from braze_exporter.commands.plan import refuse_shared_state_file
@@ -44,7 +43,7 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     logs.configure_logging(options.log_level, options.log_format)
     config = read_config(options.config_file, environ)
     build_plan(config)  # reports problems of the config before the wait for the state file
-    access_control = AccessControl(options.web_config_file, read_monotonic_clock) if options.web_config_file else None
+    access_control = AccessControl(options.web_config_file, Clock().monotonic) if options.web_config_file else None
     refuse_shared_state_file(config, options.web_config_file, environ)
     path = config.settings.state_file
     try:
@@ -101,7 +100,7 @@ def run_exporter(
     """
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     gc.set_threshold(*GC_THRESHOLDS)
-    exporter = Exporter(state_file, wall=time.time, monotonic=read_monotonic_clock, revision=find_revision(environ))
+    exporter = Exporter(state_file, clock=Clock(), revision=find_revision(environ))
     reloader = Reloader(
         exporter, config, read_new_config or (lambda: config), lambda new_config: open_session(new_config, environ)
     )

@@ -11,6 +11,7 @@ import requests
 
 from braze_exporter import __version__
 from braze_exporter.braze.calls import CallEvent
+from braze_exporter.braze.clock import Clock
 from braze_exporter.braze.kinds import UTC
 from braze_exporter.braze.lists import ListEndpoint
 from braze_exporter.braze.transport import DEFAULT_TIMEOUTS, Timeouts
@@ -48,8 +49,7 @@ class Exporter:
         self,
         state_file: StateFile | None = None,
         *,
-        wall: Callable[[], float],
-        monotonic: Callable[[], float],
+        clock: Clock,
         jitter: Callable[[], float] = _default_jitter,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         reads_lists: bool = True,
@@ -58,24 +58,21 @@ class Exporter:
     ) -> None:
         """Start without a plan. Counters and budgets are kept in `state_file`, or only in memory if it is None.
 
-        `wall` returns seconds since the epoch, `monotonic` seconds of a monotonic clock. `jitter` returns a factor for
-        the wait after failures. The attribute `plan` is the current plan. If `reads_lists` is false, Braze's lists are
-        not read and the plan has no queries of selectors. A command passes its `budgets`, which are limited to the part
-        for commands. `revision` is the Git commit of the build.
+        `jitter` returns a factor for the wait after failures. If `reads_lists` is false, Braze's lists are not read and
+        the plan has no queries of selectors. A command passes its `budgets`, which are limited to the part for
+        commands. `revision` is the Git commit of the build. The attribute `plan` is the current plan.
         """
-        self._wall = wall
-        self._monotonic = monotonic
+        self._clock = clock
         self._timeouts = timeouts
         self._self_metrics = SelfMetrics(__version__, revision)
         self._state_file = state_file
-        saved_queries = SavedQueries(state_file, wall, monotonic) if state_file is not None else None
+        saved_queries = SavedQueries(state_file, clock) if state_file is not None else None
         self._counters = Counters(state_file)
         self._is_command = budgets is not None
-        self._budgets = budgets or Budgets(wall=wall, monotonic=monotonic, state_file=state_file)
+        self._budgets = budgets or Budgets(clock=clock, state_file=state_file)
         self._keys: dict[WorkspaceKey, ApiKey] = {}
         self._scheduler = Scheduler(
-            wall=wall,
-            monotonic=monotonic,
+            clock=clock,
             jitter=jitter,
             on_deferred=self._self_metrics.count_deferred,
             restore=saved_queries.restore if saved_queries is not None else lambda _query: None,
@@ -85,14 +82,13 @@ class Exporter:
             self._scheduler,
             self._counters,
             self._self_metrics,
-            monotonic=monotonic,
+            monotonic=clock.monotonic,
             request_save=self._save_early,
             saved_queries=saved_queries,
         )
         self._reads_lists = reads_lists
         self._list_refresher = ListRefresher(
-            wall=wall,
-            monotonic=monotonic,
+            clock=clock,
             jitter=jitter,
             submit=self._scheduler.add_jobs,
             on_end=self._apply_lists,
@@ -106,7 +102,7 @@ class Exporter:
         self._writer = StateWriter(
             StateChanges(state_file, sources, on_written=self._counters.export_written),
             on_failure=self._self_metrics.count_state_write_failure,
-            monotonic=monotonic,
+            monotonic=clock.monotonic,
         )
         if state_file is not None:
             self._budgets.start_saving(self._writer.request)
@@ -140,8 +136,7 @@ class Exporter:
                     spec,
                     key,
                     session,
-                    wall=self._wall,
-                    monotonic=self._monotonic,
+                    clock=self._clock,
                     on_call=self._on_call,
                     timeouts=self._timeouts,
                 )
@@ -163,7 +158,7 @@ class Exporter:
             self._self_metrics.clear_timezones()
             self._apply_plan(self._expand_plan())
             self._self_metrics.record_reserve(config.settings.budget.reserve)
-            self._self_metrics.record_reload(loaded_at=self._wall())
+            self._self_metrics.record_reload(loaded_at=self._clock.wall())
 
     def _reread_key(self, workspace_key: WorkspaceKey) -> bool:
         """Read the API key of a workspace again, and return whether it has changed.
@@ -264,7 +259,7 @@ class Exporter:
 
         Due lists are read after that, so that queries come first and a rejected key is not tried twice.
         """
-        self._scraped_at = self._wall()
+        self._scraped_at = self._clock.wall()
         fetched = self._scheduler.refresh()
         fetched.add_done_callback(lambda _fetched: self._list_refresher.refresh())
         return fetched
@@ -296,8 +291,8 @@ class Exporter:
         """Return the state of the exporter with the values that `/metrics` exports. Makes no request to Braze."""
         active_workspaces = self._active_workspaces
         return Snapshot(
-            now=self._wall(),
-            monotonic=self._monotonic(),
+            now=self._clock.wall(),
+            monotonic=self._clock.monotonic(),
             version=__version__,
             scraped_at=self._scraped_at,
             active_workspaces=active_workspaces,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from braze_exporter.braze.calls import Permit, RateLimitInfo
+from braze_exporter.braze.clock import Clock
 from braze_exporter.braze.errors import BrazeError
 from braze_exporter.braze.pools import Endpoint
 from braze_exporter.scheduler.circuit_breaker import Decision, StartCircuitBreaker
@@ -53,13 +54,13 @@ class Admission:
         reread_key: Callable[[], bool],
         *,
         lock: threading.Lock,
-        monotonic: Callable[[], float],
+        clock: Clock,
         on_call: Callable[[], None],
         on_stop: Callable[[], None],
     ) -> None:
         """Create the admission of a workspace of `Budgets`, which changes the attributes.
 
-        `lock` is that of `Budgets`. `monotonic` returns seconds of a monotonic clock. `on_call` is called at the begin
+        `lock` is that of `Budgets`. `on_call` is called at the begin
         and at the end of each call, and `on_stop` if calls must stop after it.
         """
         self.budget = budget
@@ -67,7 +68,7 @@ class Admission:
         self.is_closed = False
         self._reread_key = reread_key
         self._lock = lock
-        self._monotonic = monotonic
+        self._clock = clock
         self._on_call = on_call
         self._on_stop = on_stop
 
@@ -97,20 +98,20 @@ class Admission:
     def deny_reason(self, endpoint: Endpoint) -> Deferred | None:
         """Return why a call is not allowed now, or None if it is allowed, even if it must wait for a running probe."""
         with self._lock:
-            return self._deny_reason(self._decisions(endpoint, self._monotonic()), endpoint)
+            return self._deny_reason(self._decisions(endpoint, self._clock.monotonic()), endpoint)
 
     def is_probe_wanted(self, endpoint: Endpoint) -> bool:
         """Return whether a call to `endpoint` is needed to test the key, even if nothing is due."""
         with self._lock:
             if self.key.error is not None:
-                decisions = self._decisions(endpoint, self._monotonic())
+                decisions = self._decisions(endpoint, self._clock.monotonic())
                 return all(decision is Decision.ALLOW for decision in decisions)
             return self.key.circuit(endpoint).is_probe_wanted
 
     def status(self) -> LimiterStatus:
         """Return what prevents calls now."""
         with self._lock:
-            now, key = self._monotonic(), self.key
+            now, key = self._clock.monotonic(), self.key
             pauses = {name: limiter.current_pause(now) for name, limiter in self.budget.limiters.items()}
             auth_failure = AuthFailure(key.error, max(0.0, key.open_until - now)) if key.error is not None else None
             return LimiterStatus(
@@ -122,7 +123,7 @@ class Admission:
     def admit(self, endpoint: Endpoint, priority: Priority = Priority.QUERY) -> Permit | Deferred | None:
         """Return a permit for one call, a `Deferred` if it may not be made now, or None while a probe is in flight."""
         with self._lock:
-            now = self._monotonic()
+            now = self._clock.monotonic()
             decisions = self._decisions(endpoint, now, priority)
             deny_reason = self._deny_reason(decisions, endpoint)
             if deny_reason is not None:
@@ -143,7 +144,7 @@ class Admission:
 
         def end(error: BrazeError | None, feedback: RateLimitInfo) -> float | None:
             with self._lock:
-                now = self._monotonic()
+                now = self._clock.monotonic()
                 key.record(endpoint, error, key_call, now)
                 start.record(error, start_call, now)
                 pause_seconds = limiter.release(feedback, pool_probe, now)

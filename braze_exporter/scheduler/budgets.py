@@ -13,6 +13,7 @@ from functools import partial
 from typing import NamedTuple
 
 from braze_exporter.braze.calls import RateLimitHeaders
+from braze_exporter.braze.clock import Clock
 from braze_exporter.braze.pools import Endpoint, Pool
 from braze_exporter.scheduler.admission import Admission, KeyBudget
 from braze_exporter.scheduler.circuit_breaker import StartCircuitBreaker
@@ -49,19 +50,16 @@ class Budgets:
     def __init__(
         self,
         *,
-        wall: Callable[[], float],
-        monotonic: Callable[[], float],
+        clock: Clock,
         state_file: StateFile | None = None,
         is_reached: bool = False,
     ) -> None:
         """Start with the budgets in `state_file`, which `start_saving` must take out of it.
 
-        `wall` returns seconds since the epoch, `monotonic` seconds of a monotonic clock. If `is_reached` is false,
-        calls are made one at a time until Braze has responded.
+        If `is_reached` is false, calls are made one at a time until Braze has responded.
         """
         self._is_reached = is_reached
-        self._wall = wall
-        self._monotonic = monotonic
+        self._clock = clock
         self._lock = threading.Lock()
         self._admissions: dict[WorkspaceKey, Admission] = {}
         self._demands: Mapping[WorkspaceKey, Demand] = {}
@@ -75,7 +73,7 @@ class Budgets:
         self._is_closed = False
         self._request_write: Callable[[], Future[bool]] | None = None
         self._is_changed = False
-        self._called_at = monotonic()
+        self._called_at = clock.monotonic()
         self._are_balances_saved = False
 
     def start_saving(self, request_write: Callable[[], Future[bool]]) -> None:
@@ -87,7 +85,7 @@ class Budgets:
             self._record_call()
         self._request_write = request_write
         if not _wait_for_write(request_write()):
-            wall = self._wall()
+            wall = self._clock.wall()
             for budget in self._budgets.values():
                 rows = budget.rows.items()
                 budget.rows = {pool: row._replace(balance=0.0, balance_at=wall) for pool, row in rows}
@@ -97,7 +95,7 @@ class Budgets:
         return KeyBudget(StartCircuitBreaker(is_reached=self._is_reached))
 
     def _restore(self, records: BudgetRecords) -> None:
-        now, wall = self._monotonic(), self._wall()
+        now, wall = self._clock.monotonic(), self._clock.wall()
         for row in records.budgets:
             budget = self._budgets.setdefault((row.url, row.key_digest), self._make_budget())
             budget.rows[row.pool] = row
@@ -123,7 +121,7 @@ class Budgets:
                         self._make_budget(),
                         partial(reread_key, workspace_key),
                         lock=self._lock,
-                        monotonic=self._monotonic,
+                        clock=self._clock,
                         on_call=self._record_call,
                         on_stop=self._write,
                     )
@@ -169,7 +167,7 @@ class Budgets:
     def rate_limits(self) -> dict[tuple[str, str], RateLimitHeaders]:
         """Return the current rate limits by the names of workspace and pool, also those from the state file."""
         with self._lock:
-            now, wall = self._monotonic(), self._wall()
+            now, wall = self._clock.monotonic(), self._clock.wall()
             return {
                 (key.workspace, pool): limiter.rate_limit(now, wall)
                 for key in self._demands
@@ -178,7 +176,7 @@ class Budgets:
 
     def _combine_demands(self) -> bool:
         """Apply the demands, and return whether a pool is new."""
-        now, has_new = self._monotonic(), False
+        now, has_new = self._clock.monotonic(), False
         totals: dict[KeyBudget, dict[Pool, PoolBudget]] = {}
         endpoints: dict[KeyState, dict[str, Endpoint]] = {}
         for workspace_key, demand in self._demands.items():
@@ -197,7 +195,7 @@ class Budgets:
                 limiter = budget.limiters[pool.name] = RateLimiter(pool, pool_budget, now)
                 row = budget.rows.pop(pool.name, None)
                 if row is not None:
-                    limiter.restore(row, now, self._wall())
+                    limiter.restore(row, now, self._clock.wall())
                 has_new = True
         for key, used in endpoints.items():
             key.set_endpoints(tuple(used.values()))
@@ -205,7 +203,7 @@ class Budgets:
 
     def _record_call(self) -> None:
         """Save the change of a budget by a call, and take the balances out of the state file."""
-        self._is_changed, self._called_at = True, self._monotonic()
+        self._is_changed, self._called_at = True, self._clock.monotonic()
         if self._are_balances_saved:
             self._write()
 
@@ -225,7 +223,7 @@ class Budgets:
     @property
     def _is_idle(self) -> bool:
         """Whether no call has been made for so long that the state file may have the balances."""
-        return self._is_closed or self._monotonic() - self._called_at >= WRITE_INTERVAL_SECONDS
+        return self._is_closed or self._clock.monotonic() - self._called_at >= WRITE_INTERVAL_SECONDS
 
     @property
     def has_changes(self) -> bool:
@@ -241,7 +239,7 @@ class Budgets:
             if not self.has_changes:
                 return {}
             self._is_changed, self._are_balances_saved = False, self._is_idle
-            now, wall = self._monotonic(), self._wall()
+            now, wall = self._clock.monotonic(), self._clock.wall()
             budgets: list[BudgetRow] = []
             holds: list[HoldRow] = []
             for (url, digest), budget in self._budgets.items():

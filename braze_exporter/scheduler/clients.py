@@ -8,6 +8,7 @@ import requests
 
 from braze_exporter.braze.calls import CallEvent
 from braze_exporter.braze.client import Client
+from braze_exporter.braze.clock import Clock
 from braze_exporter.braze.pools import Endpoint
 from braze_exporter.braze.transport import DEFAULT_TIMEOUTS, Timeouts, Transport
 from braze_exporter.config.loading import Config
@@ -24,21 +25,17 @@ def open_client(
     key: Secret | ApiKey,
     session: requests.Session,
     *,
-    wall: Callable[[], float],
-    monotonic: Callable[[], float],
+    clock: Clock,
     on_call: Callable[[CallEvent], None] = lambda _call: None,
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
 ) -> Client:
     """Return the API client of a workspace.
 
-    The client sends requests with `key` over `session`. `wall` returns seconds since the epoch, `monotonic` seconds of
-    a monotonic clock. `on_call` is called after every call.
+    The client sends requests with `key` over `session`. `on_call` is called after every call.
     """
     url = workspace.rest_endpoint
-    transport = Transport(session, url, key.reveal, monotonic=monotonic, timeouts=timeouts)
-    return Client(
-        transport, workspace=workspace.name, redact=key.redact, wall=wall, monotonic=monotonic, on_call=on_call
-    )
+    transport = Transport(session, url, key.reveal, monotonic=clock.monotonic, timeouts=timeouts)
+    return Client(transport, workspace=workspace.name, redact=key.redact, clock=clock, on_call=on_call)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +52,7 @@ class CommandBudgets:
     `admissions` has the `Admission` of each workspace by its name.
     """
 
-    def __init__(
-        self, config: Config, *, wall: Callable[[], float], monotonic: Callable[[], float], is_reached: bool = False
-    ) -> None:
+    def __init__(self, config: Config, *, clock: Clock, is_reached: bool = False) -> None:
         """Start without budgets; `set_plan` must be called before the first call.
 
         If `is_reached` is false, calls are made one at a time until Braze has responded.
@@ -67,7 +62,7 @@ class CommandBudgets:
             WorkspaceKey(workspace.spec.name, workspace.spec.rest_endpoint): config.keys[workspace.spec.name].reveal()
             for workspace in config.workspaces
         }
-        self.budgets = Budgets(wall=wall, monotonic=monotonic, is_reached=is_reached)
+        self.budgets = Budgets(clock=clock, is_reached=is_reached)
         opened = self.budgets.open_admissions(self._keys)
         self.admissions: Mapping[str, Admission] = {key.workspace: admission for key, admission in opened.items()}
 

@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
+from braze_exporter.braze.clock import Clock
 from braze_exporter.scheduler.endpoints import endpoint_key
 from braze_exporter.scheduler.history_ranges import (
     HistoryRange,
@@ -34,10 +35,9 @@ class History:
     for each of 2,000 queries has 170,000 chunks.
     """
 
-    def __init__(self, *, wall: Callable[[], float], monotonic: Callable[[], float]) -> None:
-        """Start without queries. The functions return seconds since the epoch and of a monotonic clock."""
-        self._wall = wall
-        self._monotonic = monotonic
+    def __init__(self, clock: Clock) -> None:
+        """Start without queries."""
+        self._clock = clock
         self.chunks: dict[QueryState, None] = {}
         # The queries whose history may have missing ranges that no chunk covers.
         self._incomplete: dict[QueryState, None] = {}
@@ -52,14 +52,14 @@ class History:
 
     def restart(self, query_state: QueryState) -> None:
         """Read all history of a query again, since its baseline has another number of weeks."""
-        query_state.added_at, query_state.history = self._wall(), ()
+        query_state.added_at, query_state.history = self._clock.wall(), ()
         self._oversized.discard(query_state.query.identity)
         for chunk in list(query_state.chunks):
             self._drop(chunk)
 
     def due_chunks(self, can_fetch: Callable[[QueryState], bool]) -> list[QueryState]:
         """Return the due chunks of the queries that `can_fetch`. Make chunks up to `MAX_QUEUED_HISTORY` an endpoint."""
-        now = self._monotonic()
+        now = self._clock.monotonic()
         due = [chunk for chunk in self.chunks if not chunk.in_flight and chunk.is_due(now) and can_fetch(chunk)]
         queued = Counter(map(endpoint_key, self.chunks))
         for query_state in list(self._incomplete):
@@ -94,8 +94,8 @@ class History:
             for other in [other for other in owner.chunks if not other.in_flight or other is chunk]:
                 self._drop(other)
             self._incomplete[owner] = None
-        elif self._wall() - chunk.added_at >= _OVERSIZED_HISTORY_SECONDS:
-            self._complete(owner, chunk_range(query), self._wall())
+        elif self._clock.wall() - chunk.added_at >= _OVERSIZED_HISTORY_SECONDS:
+            self._complete(owner, chunk_range(query), self._clock.wall())
             self._drop(chunk)
             if query.identity not in self._oversized:
                 self._oversized.add(query.identity)
@@ -116,17 +116,17 @@ class History:
     def _missing_ranges(self, owner: QueryState) -> list[HistoryRange]:
         """Return the ranges that are neither complete nor covered by a chunk."""
         ranges = (*owner.history, *(chunk_range(chunk.query) for chunk in owner.chunks))
-        return missing_ranges(owner.query, ranges, self._wall())
+        return missing_ranges(owner.query, ranges, self._clock.wall())
 
     def _make_chunks(self, owner: QueryState) -> list[QueryState]:
         """Return new chunks for the missing history of a query, and drop those that are no longer needed."""
-        query, now = owner.query, self._wall()
+        query, now = owner.query, self._clock.wall()
         for chunk in list(owner.chunks):
             if not chunk.in_flight and not is_needed(chunk.query, now):
                 self._drop(chunk)
         length = owner.chunk_length or query.kind.max_length
         added = [
-            QueryState(chunk, now, next_at=self._monotonic(), owner=owner)
+            QueryState(chunk, now, next_at=self._clock.monotonic(), owner=owner)
             for gap in self._missing_ranges(owner)
             for chunk in build_chunks(query, *gap, length)
         ]

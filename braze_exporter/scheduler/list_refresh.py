@@ -11,6 +11,7 @@ from functools import partial
 from types import MappingProxyType
 
 from braze_exporter.braze.calls import Permit
+from braze_exporter.braze.clock import Clock
 from braze_exporter.braze.errors import BrazeError
 from braze_exporter.braze.lists import ListEndpoint
 from braze_exporter.scheduler.budgets import WorkspaceKey
@@ -70,8 +71,7 @@ class ListRefresher:
     def __init__(
         self,
         *,
-        wall: Callable[[], float],
-        monotonic: Callable[[], float],
+        clock: Clock,
         jitter: Callable[[], float],
         submit: Callable[[str, Sequence[Job]], None],
         on_end: Callable[[], None],
@@ -80,13 +80,11 @@ class ListRefresher:
     ) -> None:
         """Start without lists.
 
-        `wall` returns seconds since the epoch, and `monotonic` seconds of a monotonic clock. `jitter` returns a factor
-        for the wait after failures. `submit` queues jobs of a workspace. `on_end` is called after each read that
-        succeeded or failed. `on_deferred` is called with the workspace and the list when a due list is deferred because
-        of rate limiting. Lists in `saved_lists` are restored when they are set.
+        `jitter` returns a factor for the wait after failures. `submit` queues jobs of a workspace. `on_end` is called
+        after each read that succeeded or failed. `on_deferred` is called with the workspace and the list when a due
+        list is deferred because of rate limiting. Lists in `saved_lists` are restored when they are set.
         """
-        self._wall = wall
-        self._monotonic = monotonic
+        self._clock = clock
         self._jitter = jitter
         self._submit = submit
         self._on_end = on_end
@@ -104,7 +102,7 @@ class ListRefresher:
         changed.
         """
         with self._lock:
-            now = self._monotonic()
+            now = self._clock.monotonic()
             for read_state in self._lists.values():
                 read_state.pager = None
             keys = [
@@ -131,7 +129,7 @@ class ListRefresher:
         saved = self._saved_lists.get((*workspace_key, list_endpoint.path))
         if saved is None:
             return None
-        return restore_list(workspace_key, list_endpoint, saved, self._monotonic(), self._wall())
+        return restore_list(workspace_key, list_endpoint, saved, self._clock.monotonic(), self._clock.wall())
 
     @property
     def has_changes(self) -> bool:
@@ -142,7 +140,7 @@ class ListRefresher:
         """Return the rows of the lists that have changed since the last call."""
         with self._lock:
             states = {saved_list_key(read_state): read_state for read_state in self._lists.values()}
-            offset = self._wall() - self._monotonic()
+            offset = self._clock.wall() - self._clock.monotonic()
             rows: TableChanges = {}
             for key in self._unsaved:
                 read_state = states.get(key)
@@ -162,7 +160,7 @@ class ListRefresher:
                 if read_state.workspace_key == workspace_key:
                     read_state.is_key_changed = True
                     if read_state.is_rejected:
-                        read_state.next_at = self._monotonic()
+                        read_state.next_at = self._clock.monotonic()
 
     def known_lists(self) -> ListSnapshots:
         """Return the result of the last complete read of each list. Lists that were never read are omitted."""
@@ -194,7 +192,7 @@ class ListRefresher:
         """Return the states of the lists, keyed by the name of the workspace."""
         states: dict[str, list[ListState]] = {}
         with self._lock:
-            now = self._monotonic()
+            now = self._clock.monotonic()
             for read_state in self._lists.values():
                 list_state = ListState(
                     read_state.list_endpoint,
@@ -210,7 +208,7 @@ class ListRefresher:
         """Queue the next page of each list that is due."""
         jobs: list[tuple[str, Job]] = []
         with self._lock:
-            now = self._monotonic()
+            now = self._clock.monotonic()
             for read_state in self._lists.values():
                 if read_state.in_flight:
                     continue
@@ -229,7 +227,7 @@ class ListRefresher:
 
     def _start_read(self, read_state: ListReadState, wanted: WorkspaceLists) -> Job:
         """Return the job for the next page of a list: the first one, or the one before which it was deferred."""
-        read_state.next_at = self._monotonic() + RETRY_SECONDS  # overwritten if the read ends
+        read_state.next_at = self._clock.monotonic() + RETRY_SECONDS  # overwritten if the read ends
         read_state.is_key_changed = False
         read_state.pager = read_state.pager or ListPager(read_state.list_endpoint)
         return self._make_page_job(read_state, read_state.pager, wanted.client)
@@ -282,11 +280,11 @@ class ListRefresher:
                 return None
             if not has_ended:
                 return self._make_page_job(read_state, pager, client)
-            now, read_state.pager = self._monotonic(), None
+            now, read_state.pager = self._clock.monotonic(), None
             read_state.schedule(error, now, self._jitter())
             self._unsaved.add(saved_list_key(read_state))
             if error is None:
-                read_state.use_if_plausible(pager.items, pager.pages_read + 1, now, self._wall())
+                read_state.use_if_plausible(pager.items, pager.pages_read + 1, now, self._clock.wall())
         self._on_end()
         return None
 

@@ -3,10 +3,11 @@
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from braze_exporter.braze.clock import Clock
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series
 from braze_exporter.scheduler.query_rows import (
@@ -67,14 +68,9 @@ class _Changes:
 class SavedQueries:
     """Restores the queries from the state file, and collects what the next write must change. Thread-safe."""
 
-    def __init__(self, state_file: StateFile, wall: Callable[[], float], monotonic: Callable[[], float]) -> None:
-        """Read the queries of `state_file`.
-
-        `wall` returns seconds since the epoch, and `monotonic` seconds of a monotonic clock. Raises `StateFileError` if
-        the file cannot be read.
-        """
-        self._wall = wall
-        self._monotonic = monotonic
+    def __init__(self, state_file: StateFile, clock: Clock) -> None:
+        """Read the queries of `state_file`. Raises `StateFileError` if the file cannot be read."""
+        self._clock = clock
         self._lock = threading.Lock()
         heads, buckets = dict(state_file.read_table("query_series")), dict(state_file.read_table("responses"))
         baselines: defaultdict[int, list[bytes]] = defaultdict(list)
@@ -99,7 +95,7 @@ class SavedQueries:
         try:
             heads = decode_heads(stored.heads, query.metric_groups) if stored.heads is not None else []
             series = decode_buckets(heads, stored.buckets) if stored.buckets is not None else ()
-            query_state = restore_query_state(query, stored.times, series, self._wall(), self._monotonic())
+            query_state = restore_query_state(query, stored.times, series, self._clock.wall(), self._clock.monotonic())
             baselines = decode_baselines(stored.baselines)
         except DECODE_ERRORS as error:
             fields = {**dict(query.labels), "unit": query.unit, "reason": str(error)}
@@ -135,7 +131,7 @@ class SavedQueries:
         `starts` are the last known starts of its latest and its settled bucket. `heads` are all its series if its
         response differs from the previous one, otherwise None.
         """
-        times = save_times(query_state, starts, self._wall(), self._monotonic())
+        times = save_times(query_state, starts, self._clock.wall(), self._clock.monotonic())
         key, response = saved_key(query_state.query), query_state.response
         with self._lock:
             self._ids.add(key[0])

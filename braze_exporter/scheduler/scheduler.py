@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 
 from braze_exporter.braze.calls import Permit, Response
+from braze_exporter.braze.clock import Clock
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import SeriesKind
 from braze_exporter.braze.query import Query
@@ -36,8 +37,7 @@ class Scheduler:
     def __init__(
         self,
         *,
-        wall: Callable[[], float],
-        monotonic: Callable[[], float],
+        clock: Clock,
         jitter: Callable[[], float],
         on_deferred: Callable[[str, SeriesKind], None] = lambda _workspace, _kind: None,
         restore: Callable[[Query], QueryState | None] = lambda _query: None,
@@ -45,18 +45,16 @@ class Scheduler:
     ) -> None:
         """Start without queries.
 
-        `wall` returns seconds since the epoch, and `monotonic` seconds of a monotonic clock. `jitter` returns a factor
-        for the wait after failures. `on_deferred` is called with the workspace and the kind of each query that is
-        deferred. `restore` returns the state that a new query had before a restart, or None. `last_requested` returns
-        when the last complete response that the counter of a query has was requested, in seconds since the epoch, or
-        None.
+        `jitter` returns a factor for the wait after failures. `on_deferred` is called with the workspace and the kind
+        of each query that is deferred. `restore` returns the state that a new query had before a restart, or None.
+        `last_requested` returns when the last complete response that the counter of a query has was requested, in
+        seconds since the epoch, or None.
 
         The attribute `revision` increases with each change of a query state. `on_queries` is called with all query
         states after each change of the plan. `on_fetched` is called after each fetch with the query state, its response
         or None if the fetch failed, and the newest response before it.
         """
-        self._wall = wall
-        self._monotonic = monotonic
+        self._clock = clock
         self._jitter = jitter
         self._on_deferred = on_deferred
         self._restore = restore
@@ -68,7 +66,7 @@ class Scheduler:
         self._lock = threading.Lock()
         self.revision = 0
         self.query_states: tuple[QueryState, ...] = ()
-        self.history = History(wall=wall, monotonic=monotonic)
+        self.history = History(clock)
         self._endpoints = QueryEndpoints((), self._admission)
         self._worker_pools: dict[str, WorkerPool] = {}
         self._concurrency = 0
@@ -113,8 +111,8 @@ class Scheduler:
 
     def _make_state(self, query: Query, query_state: QueryState | None) -> QueryState:
         """Update `query_state` for `query`, or create it if it is None."""
-        now = self._monotonic()
-        query_state = query_state or self._restore(query) or QueryState(query, self._wall(), next_at=now)
+        now = self._clock.monotonic()
+        query_state = query_state or self._restore(query) or QueryState(query, self._clock.wall(), next_at=now)
         if query_state.query.baseline_weeks != query.baseline_weeks:
             self.history.restart(query_state)
         query_state.update(query, now)
@@ -150,7 +148,7 @@ class Scheduler:
         Deferred queries do not delay the future. It cannot be canceled.
         """
         with self._locking():
-            due = [] if self._is_closed else self._take_due(self._monotonic())
+            due = [] if self._is_closed else self._take_due(self._clock.monotonic())
             added = [query_state for query_state in due if query_state.in_flight]
             for name, worker_pool in self._worker_pools.items():
                 worker_pool.add([self._make_job(item) for item in added if item.query.workspace == name])
@@ -232,7 +230,7 @@ class Scheduler:
         query, client = query_state.query, self._clients[query_state.query.workspace].client
         if query_state.is_history:
             return client.fetch(query, query.length, permit)
-        completed_at, now = query_state.repair.completed_at, self._wall()
+        completed_at, now = query_state.repair.completed_at, self._clock.wall()
         since = completed_at if completed_at is not None else self._last_requested(query)
         if since is None and query.baseline_weeks:
             since = query_state.added_at  # the history chunks cover the time before
@@ -268,7 +266,7 @@ class Scheduler:
 
     def _store_result(self, query_state: QueryState, response: Response | None, error: BrazeError | None) -> None:
         """Store the result of a fetch, log it and report it."""
-        query, repair, now = query_state.query, query_state.repair, self._monotonic()
+        query, repair, now = query_state.query, query_state.repair, self._clock.monotonic()
         query_state.schedule(now, error, self._jitter(), is_reached=self._admission(query).is_reached)
         previous = query_state.response
         if error is not None:

@@ -98,7 +98,7 @@ def test_backfill_beside_exporter_reading_history_keeps_share(tmp_path: Path) ->
         contextlib.closing(transport.open_session(4)) as session,
     ):
         clock = backfill.clock
-        exporter = Exporter(wall=clock.wall, monotonic=clock.monotonic, reads_lists=False)
+        exporter = Exporter(clock=clock, reads_lists=False)
         with contextlib.closing(exporter):
             config = load_config(backfill.config, "config.yaml", {"BRAZE_API_KEY": KEY})
             exporter.apply_config(config, build_plan(config), session)

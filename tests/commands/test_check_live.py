@@ -72,8 +72,7 @@ class CheckLiveRig:
         with contextlib.closing(transport.open_session(10)) as session:
             ctx = CommandContext(
                 session,
-                clock.wall,
-                clock.monotonic,
+                clock,
                 clock.advance,
                 out,
                 io.StringIO(),

@@ -13,7 +13,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
-from support import KEY, NEW_YORK, NOW, VIP, run_program, running_braze, workspace_item_yaml, workspace_yaml, write_file
+from support import (
+    KEY,
+    NEW_YORK,
+    VIP,
+    Clock,
+    run_program,
+    running_braze,
+    workspace_item_yaml,
+    workspace_yaml,
+    write_file,
+)
 from wsgi_server import Server
 
 from braze_exporter.backfill import context
@@ -281,9 +291,7 @@ def run_print_config(config: Config, slept: list[float], *, include_archived: bo
     """Run the command in this process, and append the requested sleep times to `slept`."""
     out = io.StringIO()
     with contextlib.closing(transport.open_session(1)) as session:
-        ctx = context.CommandContext(
-            session, lambda: NOW, lambda: 0.0, slept.append, out, io.StringIO(), lambda _: None
-        )
+        ctx = context.CommandContext(session, Clock(), slept.append, out, io.StringIO(), lambda _: None)
         good = discover.print_config(config, ctx, include_archived=include_archived, is_snippet=False)
     return good, out.getvalue()
 

@@ -148,7 +148,7 @@ def scrape(clock: Clock, end: float, *, has_all_kinds: bool) -> Iterator[tuple[f
     with ExitStack() as stack:
         urls = [stack.enter_context(serve(braze)).url for braze in (production, europe)]
         session = stack.enter_context(contextlib.closing(transport.open_session(10)))
-        exporter = stack.enter_context(contextlib.closing(Exporter(wall=clock.wall, monotonic=clock.monotonic)))
+        exporter = stack.enter_context(contextlib.closing(Exporter(clock=clock)))
         config = build_config(*urls, has_all_kinds=has_all_kinds)
         exporter.apply_config(config, build_plan(config), session)
         is_faulty = False

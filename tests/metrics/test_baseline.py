@@ -1,6 +1,5 @@
 """Test the baseline: the median of the same local bucket in earlier weeks, absent if too few are known."""
 
-import contextlib
 import itertools
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -22,7 +21,6 @@ from support import (
     Clock,
     ExporterRig,
     MetricsPage,
-    running_braze,
     running_exporter,
     wait_until,
 )
@@ -31,8 +29,6 @@ from braze_exporter.braze.buckets import WEEK_SECONDS, midnight, same_buckets_in
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, MAX_LENGTH, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Point
-from braze_exporter.braze.transport import open_session
-from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.metrics.baseline import Baseline
 from braze_exporter.scheduler.history_ranges import build_chunks, chunk_range, history_bounds, missing_ranges
 from braze_exporter.simulator.reply import Reply
@@ -327,21 +323,14 @@ def complete_history(exporter: ExporterRig) -> MetricsPage:
 @pytest.mark.parametrize("behind", [timedelta(days=30), timedelta(days=300), timedelta(days=-30)], ids=str)
 def test_baseline_recovers_from_wrong_clock_at_start(behind: timedelta) -> None:
     """If the clock was wrong at the start, the history is completed after it has been corrected."""
-    clock, offset = Clock(), [behind.total_seconds()]
-    with (
-        running_braze(shop(), clock) as (braze, server),
-        contextlib.closing(open_session(10)) as session,
-        contextlib.closing(
-            Exporter(wall=lambda: clock.now - offset[0], monotonic=clock.monotonic, reads_lists=False)
-        ) as exporter_,
-    ):
-        exporter = ExporterRig(clock, braze, exporter_, server, session)
-        exporter.apply_config("{event: purchase, baseline: {weeks: 4}}")
+    clock, offset = Clock(NOW - behind.total_seconds()), [behind.total_seconds()]
+    with running_exporter("{event: purchase, baseline: {weeks: 4}}", shop(), clock=clock) as exporter:
+        exporter.braze.clock = lambda: clock.now + offset[0]
         for _ in range(10):
             exporter.scrape()
             exporter.wait_for_history()
             exporter.clock.advance(300)
-        offset[0] = 0.0
+        clock.now, offset[0] = clock.now + offset[0], 0.0
         complete_history(exporter)
         page = complete_history(exporter)
         assert page.value(BASELINE) == expected_baseline(shop(), page)

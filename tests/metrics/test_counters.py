@@ -556,7 +556,7 @@ def test_counter_belongs_to_name_of_app_in_config(path: str) -> None:
             text = workspace_yaml(server.url, events.replace("ios", app)).replace("{ios:", f"{{{app}:")
             config = load_config(text, "config.yaml", {"BRAZE_API_KEY": KEY})
             with contextlib.closing(open_session(1)) as session, contextlib.closing(open_state_file(path)) as store:
-                exporter = Exporter(store, wall=clock.wall, monotonic=clock.monotonic, reads_lists=False)
+                exporter = Exporter(store, clock=clock, reads_lists=False)
                 exporter.apply_config(config, build_plan(config), session)
                 with contextlib.closing(exporter):
                     for step in (0, *steps):

@@ -169,7 +169,7 @@ def running_with_state(
     with (
         contextlib.closing(open_session(10)) as session,
         contextlib.closing(open_state_file(str(state_file))) as store,
-        contextlib.closing(Exporter(store, wall=clock.wall, monotonic=clock.monotonic, reads_lists=False)) as exporter,
+        contextlib.closing(Exporter(store, clock=clock, reads_lists=False)) as exporter,
     ):
         exporter.apply_config(config, build_plan(config), session)
         yield ExporterRig(clock, braze, exporter, server, session)

@@ -190,9 +190,7 @@ def restarted(
     clock, session = rig.clock, rig.session
     with (
         contextlib.closing(open_state_file(str(state_file))) as store,
-        contextlib.closing(
-            Exporter(store, wall=clock.wall, monotonic=clock.monotonic, reads_lists=reads_lists)
-        ) as exporter,
+        contextlib.closing(Exporter(store, clock=clock, reads_lists=reads_lists)) as exporter,
     ):
         other = ExporterRig(clock, rig.braze, exporter, rig.server, session)
         other.apply_config("{event: purchase}", extra_yaml=extra_yaml)

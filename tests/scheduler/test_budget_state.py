@@ -61,9 +61,7 @@ class RestartRig:
             state_file = (
                 stack.enter_context(contextlib.closing(open_state_file(str(self.path)))) if has_state_file else None
             )
-            exporter = Exporter(
-                state_file, wall=self.clock.wall, monotonic=self.clock.monotonic, jitter=lambda: 1.0, reads_lists=False
-            )
+            exporter = Exporter(state_file, clock=self.clock, jitter=lambda: 1.0, reads_lists=False)
             yield stack.enter_context(contextlib.closing(exporter))
 
     def load(
@@ -427,7 +425,7 @@ def test_balance_that_cannot_be_taken_out_is_not_used(rig: RestartRig, caplog: p
     rig.clock.advance(HOUR)
     with contextlib.closing(open_state_file(str(rig.path))) as state_file:
         rig.path.unlink()
-        exporter = Exporter(state_file, wall=rig.clock.wall, monotonic=rig.clock.monotonic, reads_lists=False)
+        exporter = Exporter(state_file, clock=rig.clock, reads_lists=False)
         with contextlib.closing(exporter):
             rig.load(exporter)
             rig.clock.advance(1 / CALLS_PER_SECOND)

@@ -114,8 +114,7 @@ def lists() -> Iterator[ListSetup]:
             transport.Transport(session, server.url, lambda: KEY, monotonic=clock.monotonic),
             workspace="production",
             redact=lambda text: text.replace(KEY, "***"),
-            wall=clock.wall,
-            monotonic=clock.monotonic,
+            clock=clock,
             on_call=calls.append,
         )
         yield ListSetup(braze, clock, rig, client, calls)

@@ -318,7 +318,7 @@ def make_scheduler(
     admission: StubAdmission | None = None,
 ) -> Scheduler:
     """Return a `Scheduler` for these queries. Calls for custom events are allowed, unless `admission` is given."""
-    scheduler = Scheduler(wall=clock.wall, monotonic=clock.monotonic, jitter=lambda: 1.0)
+    scheduler = Scheduler(clock=clock, jitter=lambda: 1.0)
     client = WorkspaceClient(StubClient(respond), admission or StubAdmission([CUSTOM_EVENTS]))
     scheduler.set_queries(queries, {"w": client}, concurrency)
     return scheduler

@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from braze_exporter.commands.clock import read_monotonic_clock
+from braze_exporter.braze.clock import Clock
 
 
 @pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="only Linux has this clock")
 def test_clock_advances_during_suspend() -> None:
     """The clock is the one that the system advances while the machine is suspended."""
     before = time.clock_gettime(time.CLOCK_BOOTTIME)
-    assert before <= read_monotonic_clock() <= time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert before <= Clock().monotonic() <= time.clock_gettime(time.CLOCK_BOOTTIME)
