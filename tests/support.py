@@ -38,6 +38,7 @@ from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.metrics import self_families
 from braze_exporter.metrics.counters import Counters
 from braze_exporter.metrics.families import Family
+from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.budgets import Budgets, Demand, WorkspaceKey
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.scheduler.rate_limiter import PoolBudget
@@ -485,8 +486,8 @@ class AdmissionRig:
     _KEY = WorkspaceKey("production", "https://rest.iad-01.braze.com")
 
     def __init__(self, clock: Clock, budgets: Mapping[Pool, PoolBudget], endpoints: Collection[Endpoint] = ()) -> None:
-        self.budgets = Budgets(clock=clock)
-        (self.admission,) = self.budgets.open_admissions({self._KEY: KEY}).values()
+        self.budgets = Budgets(clock)
+        self.admission = self._open(KEY)
         self.set_demand(budgets, endpoints)
 
     def set_demand(self, budgets: Mapping[Pool, PoolBudget], endpoints: Collection[Endpoint] = ()) -> None:
@@ -495,7 +496,12 @@ class AdmissionRig:
 
     def change_key(self, key: str) -> None:
         """Use another API key."""
-        self.budgets.change_key(self._KEY, key)
+        self._open(key)
+
+    def _open(self, key: str) -> Admission:
+        text = workspace_yaml(self._KEY.url, "{event: purchase}", name=self._KEY.workspace)
+        config = load_config(text, "config.yaml", {"BRAZE_API_KEY": key})
+        return self.budgets.open_admissions(config)[self._KEY.workspace]
 
 
 def series_requests(braze: FaultInjectingBraze) -> list[Request]:

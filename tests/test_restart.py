@@ -121,8 +121,8 @@ SECTIONS = all_sections_yaml(CART_REMINDER, ABANDONED_CART, "Grinder") + "      
 
 def list_times(exporter: ExporterRig) -> list[tuple[float, float]]:
     """Return when each list was read, and in how many seconds it is read again."""
-    lists = exporter.exporter.snapshot().lists
-    return [(item.read_at, item.due_in_seconds) for items in lists.values() for item in items]
+    snapshot = exporter.exporter.snapshot()
+    return [(item.read_at, item.next_at - snapshot.monotonic) for items in snapshot.lists.values() for item in items]
 
 
 def test_restart_shows_same_page_without_calls(tmp_path: Path) -> None:

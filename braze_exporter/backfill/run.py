@@ -22,13 +22,12 @@ from braze_exporter.config.document import shorten
 from braze_exporter.config.loading import Config
 from braze_exporter.config.plurals import pluralize
 from braze_exporter.config.schema import Settings
-from braze_exporter.scheduler.admission import Admission
-from braze_exporter.scheduler.clients import CommandBudgets, WorkspaceClient, open_client
+from braze_exporter.scheduler.budgets import Budgets
+from braze_exporter.scheduler.clients import open_client
 from braze_exporter.scheduler.key_state import AUTH_REASONS
 from braze_exporter.scheduler.list_reader import ListReader
 from braze_exporter.scheduler.plan import Plan
-from braze_exporter.scheduler.pool_budgets import command_calls_per_hour
-from braze_exporter.scheduler.pool_usage import PoolUsage
+from braze_exporter.scheduler.pool_usage import PoolUsage, command_calls_per_hour
 
 # The time between two updates of the progress.
 _POLL_SECONDS = 0.2
@@ -53,18 +52,26 @@ def run_backfill(
     with contextlib.closing(ResumeFile(request.resume_path, request.start, request.end)) as resume_file:
         reader = Reader(request, resume_file, ctx.clock.monotonic)
         # The circuit breaker of `BackfillReader` limits the calls to a Braze that does not respond.
-        command = CommandBudgets(config, clock=ctx.clock, is_reached=True)
-        command.set_plan(plan, max_burst=_MAX_LIST_PAGES)
-        clients = _open_clients(config, ctx, reader, command.admissions, timeouts)
+        budgets = Budgets(ctx.clock, is_reached=True)
+        admissions = budgets.open_admissions(config)
+        budgets.set_command_plan(config, plan, max_burst=_MAX_LIST_PAGES)
+        clients = {
+            spec.name: open_client(
+                spec, admissions[spec.name], ctx.session, ctx.clock, on_call=reader.on_call, timeouts=timeouts
+            )
+            for spec in (workspace.spec for workspace in config.workspaces)
+        }
         lists = [*required_lists(plan)]
         readers = {name: ListReader(client, ctx.sleep) for name, client in clients.items()}
         plan = expand_plan(plan, config.settings, readers, progress.print_line)
 
         def endpoints(name: str) -> list[Endpoint]:
-            kinds = dict.fromkeys(query.kind for query in plan.queries if query.workspace == name)
-            return [*kinds, *(list_endpoint for workspace, list_endpoint, _ in lists if workspace == name)]
+            return [
+                *plan.kinds_of(name),
+                *(list_endpoint for workspace, list_endpoint, _ in lists if workspace == name),
+            ]
 
-        command.set_plan(plan, max_burst=config.settings.budget.concurrency, endpoints=endpoints)
+        budgets.set_command_plan(config, plan, max_burst=config.settings.budget.concurrency, endpoints=endpoints)
         total = sum(len(request.chunks(query)) for query in plan.queries)
         missing = {
             usage: sum(_count_missing_calls(request, resume_file, query) for query in _queries_of(plan, usage))
@@ -152,26 +159,6 @@ def _describe_plan(
     return text + (
         ". Fewer queries, a later --start or a larger budget.share take less time" if seconds > _DAY_SECONDS else ""
     )
-
-
-def _open_clients(
-    config: Config, ctx: CommandContext, reader: Reader, admissions: Mapping[str, Admission], timeouts: Timeouts
-) -> Mapping[str, WorkspaceClient]:
-    """Return the client of each workspace."""
-    return {
-        spec.name: WorkspaceClient(
-            open_client(
-                spec,
-                config.keys[spec.name],
-                ctx.session,
-                clock=ctx.clock,
-                on_call=reader.on_call,
-                timeouts=timeouts,
-            ),
-            admissions[spec.name],
-        )
-        for spec in (workspace.spec for workspace in config.workspaces)
-    }
 
 
 def _describe_pause(reader: Reader, ctx: CommandContext) -> str:

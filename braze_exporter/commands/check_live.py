@@ -15,7 +15,8 @@ from braze_exporter.config.document import shorten
 from braze_exporter.config.loading import Config
 from braze_exporter.config.plurals import pluralize
 from braze_exporter.exporter.exporter import Exporter
-from braze_exporter.scheduler.clients import CommandBudgets
+from braze_exporter.scheduler.admission import Admission
+from braze_exporter.scheduler.budgets import Budgets
 from braze_exporter.scheduler.list_reader import ListResult
 from braze_exporter.scheduler.plan import Plan
 from braze_exporter.scheduler.query_state import QueryState
@@ -30,9 +31,10 @@ def check_live(config: Config, plan: Plan, ctx: CommandContext) -> bool:
 
     `plan` is the plan of `config`. The calls use the budget of a command, and at most that of one hour.
     """
-    command = CommandBudgets(config, clock=ctx.clock)
-    command.set_plan(plan)
-    lists = _read_lists(config, plan, command, ctx)
+    budgets = Budgets(ctx.clock)
+    admissions = budgets.open_admissions(config)
+    budgets.set_command_plan(config, plan)
+    lists = _read_lists(config, plan, admissions, ctx)
     known: ListSnapshots = {
         (name, list_endpoint): ListSnapshot(result.items, calls=0)
         for name, results in lists.items()
@@ -42,7 +44,7 @@ def check_live(config: Config, plan: Plan, ctx: CommandContext) -> bool:
     plan = expand_selectors(plan, config.settings, known)
     # Baselines are not fetched, because they need many calls. Each query requests as many buckets as Braze allows.
     queries = tuple(replace(query, baseline_weeks=0, length=query.kind.max_length) for query in plan.queries)
-    exporter = Exporter(clock=ctx.clock, reads_lists=False, budgets=command.budgets)
+    exporter = Exporter(clock=ctx.clock, reads_lists=False, budgets=budgets)
     findings: dict[tuple[Level, str], list[str]] = {}  # with the workspaces
     with closing(exporter):
         exporter.apply_config(config, replace(plan, queries=queries), ctx.session)
@@ -60,7 +62,7 @@ def check_live(config: Config, plan: Plan, ctx: CommandContext) -> bool:
         for workspace in config.workspaces:
             name = workspace.spec.name
             query_states = [query_state for query_state in exporter.query_states if query_state.query.workspace == name]
-            unreachable = command.admissions[name].unreachable_error
+            unreachable = admissions[name].unreachable_error
             results = LiveResults(workspace, plan, query_states, lists[name], malformed, unreachable)
             for finding in describe_findings(results):
                 findings.setdefault(finding, []).append(shorten(name))
@@ -77,12 +79,12 @@ def check_live(config: Config, plan: Plan, ctx: CommandContext) -> bool:
 
 
 def _read_lists(
-    config: Config, plan: Plan, command: CommandBudgets, ctx: CommandContext
+    config: Config, plan: Plan, admissions: Mapping[str, Admission], ctx: CommandContext
 ) -> Mapping[str, Mapping[ListEndpoint, ListResult]]:
     """Return the lists that the plan and the segments need, by workspace name and list."""
     needed, lists = required_lists(plan), {}
     for spec in (workspace.spec for workspace in config.workspaces):
-        list_reader = open_list_reader(config, spec, command.admissions, ctx)
+        list_reader = open_list_reader(spec, admissions, ctx)
         list_endpoints = dict.fromkeys((*needed.get(spec.name, ()), *([SEGMENT_LIST] if spec.segments else [])))
         lists[spec.name] = {
             list_endpoint: list_reader.read(list_endpoint, include_archived=False) for list_endpoint in list_endpoints

@@ -17,7 +17,7 @@ from braze_exporter.config.files import read_file
 from braze_exporter.config.loading import Config
 from braze_exporter.config.schema import Workspace
 from braze_exporter.scheduler.admission import Admission
-from braze_exporter.scheduler.clients import WorkspaceClient, open_client
+from braze_exporter.scheduler.clients import open_client
 from braze_exporter.scheduler.list_reader import ListReader
 
 
@@ -54,10 +54,6 @@ def command_context(
         yield CommandContext(opened, Clock(), time.sleep, sys.stdout, sys.stderr, on_stop)
 
 
-def open_list_reader(
-    config: Config, workspace: Workspace, admissions: Mapping[str, Admission], ctx: CommandContext
-) -> ListReader:
+def open_list_reader(workspace: Workspace, admissions: Mapping[str, Admission], ctx: CommandContext) -> ListReader:
     """Return the `ListReader` of a workspace, with its `Admission` in `admissions`."""
-    key = config.keys[workspace.name]
-    client = open_client(workspace, key, ctx.session, clock=ctx.clock)
-    return ListReader(WorkspaceClient(client, admissions[workspace.name]), ctx.sleep)
+    return ListReader(open_client(workspace, admissions[workspace.name], ctx.session, ctx.clock), ctx.sleep)

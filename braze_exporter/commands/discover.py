@@ -12,7 +12,7 @@ from braze_exporter.commands.exit_codes import FAILURE, SUCCESS
 from braze_exporter.config.document import shorten
 from braze_exporter.config.loading import Config, read_config
 from braze_exporter.config.plurals import pluralize
-from braze_exporter.scheduler.clients import CommandBudgets
+from braze_exporter.scheduler.budgets import Budgets
 from braze_exporter.scheduler.list_reader import ListResult
 from braze_exporter.scheduler.plan import build_plan
 
@@ -32,10 +32,11 @@ def print_config(config: Config, ctx: CommandContext, *, include_archived: bool,
     least one item was listed or one list was read completely.
     """
     results: dict[str, dict[ListEndpoint, ListResult]] = {}
-    command = CommandBudgets(config, clock=ctx.clock)
-    command.set_plan(build_plan(config), endpoints=lambda _workspace: LIST_ENDPOINTS)
+    budgets = Budgets(ctx.clock)
+    admissions = budgets.open_admissions(config)
+    budgets.set_command_plan(config, build_plan(config), endpoints=lambda _workspace: LIST_ENDPOINTS)
     for spec in (workspace.spec for workspace in config.workspaces):
-        reader = open_list_reader(config, spec, command.admissions, ctx)
+        reader = open_list_reader(spec, admissions, ctx)
         lists = results[spec.name] = {}
         for list_endpoint in LIST_ENDPOINTS:
             lists[list_endpoint] = reader.read(list_endpoint, include_archived=include_archived)

@@ -5,7 +5,6 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from functools import partial
 
 import requests
 
@@ -16,17 +15,14 @@ from braze_exporter.braze.kinds import UTC
 from braze_exporter.braze.lists import ListEndpoint
 from braze_exporter.braze.transport import DEFAULT_TIMEOUTS, Timeouts
 from braze_exporter.config.loading import Config
-from braze_exporter.config.secrets import ApiKey
 from braze_exporter.exporter.snapshot import ActiveWorkspace, Snapshot
 from braze_exporter.metrics.collector import Collector
 from braze_exporter.metrics.counters import Counters
 from braze_exporter.metrics.self_metrics import SelfMetrics
-from braze_exporter.scheduler.budgets import Budgets, Demand, WorkspaceKey
-from braze_exporter.scheduler.clients import WorkspaceClient, open_client
-from braze_exporter.scheduler.list_refresh import ListRefresher, WorkspaceLists
-from braze_exporter.scheduler.list_rows import read_saved_lists
+from braze_exporter.scheduler.budgets import Budgets, WorkspaceKey
+from braze_exporter.scheduler.clients import open_client
+from braze_exporter.scheduler.list_refresh import ListRefresher
 from braze_exporter.scheduler.plan import Plan
-from braze_exporter.scheduler.pool_budgets import UNKNOWN_LIST_PAGES, command_budgets, exporter_budgets
 from braze_exporter.scheduler.query_state import QueryState, Refresh
 from braze_exporter.scheduler.saved_queries import SavedQueries
 from braze_exporter.scheduler.scheduler import Scheduler
@@ -69,8 +65,7 @@ class Exporter:
         saved_queries = SavedQueries(state_file, clock) if state_file is not None else None
         self._counters = Counters(state_file)
         self._is_command = budgets is not None
-        self._budgets = budgets or Budgets(clock=clock, state_file=state_file)
-        self._keys: dict[WorkspaceKey, ApiKey] = {}
+        self._budgets = budgets or Budgets(clock, state_file)
         self._scheduler = Scheduler(
             clock=clock,
             jitter=jitter,
@@ -93,7 +88,7 @@ class Exporter:
             submit=self._scheduler.add_jobs,
             on_end=self._apply_lists,
             on_deferred=self._self_metrics.count_deferred,
-            saved_lists=read_saved_lists(state_file) if state_file is not None else {},
+            state_file=state_file,
         )
         # The counters come last, so that a restart shows no response that its counters lack.
         sources: list[StateSource] = [self._counters]
@@ -119,58 +114,22 @@ class Exporter:
         queries of selectors are added once Braze's lists have been read.
         """
         with self._config_lock:
-            clients: dict[str, WorkspaceClient] = {}
-            same_keys: set[str] = set()
-            specs = {
-                WorkspaceKey(workspace.spec.name, workspace.spec.rest_endpoint): workspace.spec
-                for workspace in config.workspaces
-            }
-            keys = {workspace_key: config.keys[workspace_key.workspace].reveal() for workspace_key in specs}
-            admissions = self._budgets.open_admissions(keys, self._reread_key)
-            for workspace_key, spec in specs.items():
-                secret = config.keys[spec.name]
-                key = self._keys.setdefault(workspace_key, ApiKey(spec.name, secret, spec.api_key_file))
-                if not key.replace(secret, spec.api_key_file):
-                    same_keys.add(spec.name)
-                braze_client = open_client(
-                    spec,
-                    key,
-                    session,
-                    clock=self._clock,
-                    on_call=self._on_call,
-                    timeouts=self._timeouts,
+            admissions = self._budgets.open_admissions(config)
+            specs = [workspace.spec for workspace in config.workspaces]
+            self._clients = {
+                spec.name: open_client(
+                    spec, admissions[spec.name], session, self._clock, on_call=self._on_call, timeouts=self._timeouts
                 )
-                clients[spec.name] = WorkspaceClient(braze_client, admissions[workspace_key])
-            self._config, self._base_plan, self._clients = config, plan, clients
+                for spec in specs
+            }
+            self._config, self._base_plan = config, plan
             self._lists = required_lists(plan) if self._reads_lists else {}
-            self._list_refresher.set_lists(
-                {
-                    workspace_key: WorkspaceLists(
-                        self._lists[spec.name],
-                        clients[spec.name],
-                        is_same_key=spec.name in same_keys,
-                        reread_key=partial(self._reread_key, workspace_key),
-                    )
-                    for workspace_key, spec in specs.items()
-                    if spec.name in self._lists
-                }
-            )
+            lists = {WorkspaceKey.of(spec): self._lists.get(spec.name, ()) for spec in specs}
+            self._list_refresher.set_lists(lists, self._clients)
             self._self_metrics.clear_timezones()
             self._apply_plan(self._expand_plan())
             self._self_metrics.record_reserve(config.settings.budget.reserve)
             self._self_metrics.record_reload(loaded_at=self._clock.wall())
-
-    def _reread_key(self, workspace_key: WorkspaceKey) -> bool:
-        """Read the API key of a workspace again, and return whether it has changed.
-
-        If it has, the lists for which Braze rejected the previous key are due at once.
-        """
-        key = self._keys[workspace_key]
-        if not key.reread():
-            return False
-        self._budgets.change_key(workspace_key, key.reveal())
-        self._list_refresher.retry_rejected(workspace_key)
-        return True
 
     def _apply_lists(self) -> None:
         """Update the plan from the current lists.
@@ -183,7 +142,7 @@ class Exporter:
             if plan != self.plan:
                 self._apply_plan(plan)
             else:
-                self._set_demands(plan)  # the lists may have other numbers of pages
+                self._set_budgets(plan)  # the lists may have other numbers of pages
             self._scheduler.update_circuits()
 
     def _expand_plan(self) -> Plan:
@@ -207,28 +166,17 @@ class Exporter:
         )
         return plan
 
-    def _set_demands(self, plan: Plan) -> None:
+    def _set_budgets(self, plan: Plan) -> None:
         """Set the budgets and the endpoints in use for `plan` and the lists."""
-        settings, known, demands = self._config.settings, self._list_refresher.known_lists(), {}
-        for workspace in self._config.workspaces:
-            name = workspace.spec.name
-            usages = [usage for usage in plan.pool_usage if usage.workspace == name]
-            lists = self._lists.get(name, ())
-            # Twice, since a list is read again soon if an item is missing.
-            pages = {
-                item: 2 * known[name, item].calls if (name, item) in known else UNKNOWN_LIST_PAGES for item in lists
-            }
-            kinds = {query.kind.path: query.kind for query in plan.queries if query.workspace == name}
-            demands[WorkspaceKey(name, workspace.spec.rest_endpoint)] = Demand(
-                command_budgets(usages, settings) if self._is_command else exporter_budgets(usages, settings, pages),
-                (*kinds.values(), *lists),
-            )
-        self._budgets.set_demands(demands)
+        if self._is_command:
+            self._budgets.set_command_plan(self._config, plan, endpoints=plan.kinds_of)
+        else:
+            self._budgets.set_plan(self._config, plan, self._list_refresher.page_counts())
 
     def _apply_plan(self, plan: Plan) -> None:
         """Use `plan` from now on."""
         budget = self._config.settings.budget
-        self._set_demands(plan)
+        self._set_budgets(plan)
         self._self_metrics.initialize(plan, self._lists, self._budgets.rate_limits())
         self._record_lists(plan)
         self._scheduler.fetch_log.log_lists(plan)
@@ -239,7 +187,7 @@ class Exporter:
                 zone=spec.timezone or UTC,
                 share=budget.share,
                 reserve=budget.reserve,
-                pool_usage=tuple(usage for usage in plan.pool_usage if usage.workspace == spec.name),
+                pool_usage=plan.usage_of(spec.name),
                 admission=self._clients[spec.name].admission,
                 plan=plan,
             )

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 from braze_exporter.metrics.self_metrics import SelfMetrics
 from braze_exporter.metrics.series_view import SeriesView
 from braze_exporter.scheduler.admission import Admission
-from braze_exporter.scheduler.list_refresh import ListState
+from braze_exporter.scheduler.list_read_state import ListReadState
 from braze_exporter.scheduler.plan import Plan
 from braze_exporter.scheduler.pool_usage import PoolUsage
 
@@ -46,6 +46,6 @@ class Snapshot:
     active_workspaces: Mapping[str, ActiveWorkspace]
     views: Sequence[SeriesView]
     self_metrics: SelfMetrics
-    lists: Mapping[str, Sequence[ListState]]
+    lists: Mapping[str, Sequence[ListReadState]]
     remaining_history: Mapping[str, int]
     are_counters_stalled: bool

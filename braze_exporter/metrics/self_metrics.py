@@ -47,7 +47,7 @@ from braze_exporter.metrics.self_families import (
     STATE_WRITE_FAILURES,
     TIMEZONE_MISMATCH,
 )
-from braze_exporter.scheduler.list_refresh import ListState
+from braze_exporter.scheduler.list_read_state import ListReadState
 from braze_exporter.scheduler.plan import Plan, Selector
 
 # From fast responses to the timeouts of the client, in seconds.
@@ -163,7 +163,7 @@ class SelfMetrics:
         """
         self._timezone_mismatch.clear()
 
-    def record_lists(self, plan: Plan, lists: Mapping[str, Sequence[ListState]]) -> None:
+    def record_lists(self, plan: Plan, lists: Mapping[str, Sequence[ListReadState]]) -> None:
         """Set the metrics of the selectors of `plan`, of the subjects that the config names, and of the lists in use.
 
         `lists` has the states of the lists by workspace name.

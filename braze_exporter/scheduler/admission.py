@@ -12,6 +12,7 @@ from braze_exporter.braze.calls import Permit, RateLimitInfo
 from braze_exporter.braze.clock import Clock
 from braze_exporter.braze.errors import BrazeError
 from braze_exporter.braze.pools import Endpoint
+from braze_exporter.config.secrets import ApiKey
 from braze_exporter.scheduler.circuit_breaker import Decision, StartCircuitBreaker
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
 from braze_exporter.scheduler.key_state import AUTH_REASONS, AuthFailure, KeyState
@@ -50,6 +51,7 @@ class Admission:
 
     def __init__(
         self,
+        api_key: ApiKey,
         budget: KeyBudget,
         reread_key: Callable[[], bool],
         *,
@@ -58,15 +60,17 @@ class Admission:
         on_call: Callable[[], None],
         on_stop: Callable[[], None],
     ) -> None:
-        """Create the admission of a workspace of `Budgets`, which changes the attributes.
+        """Create the admission of a workspace of `Budgets`, which changes the attributes `budget` and `key`.
 
-        `lock` is that of `Budgets`. `on_call` is called at the begin
+        `reread_key` reads the file of `api_key` again, and returns whether the key has changed. It must be called
+        before a rejected key is tested. `lock` is that of `Budgets`. `on_call` is called at the begin
         and at the end of each call, and `on_stop` if calls must stop after it.
         """
+        self.api_key = api_key
         self.budget = budget
         self.key = KeyState(())
         self.is_closed = False
-        self._reread_key = reread_key
+        self.reread_key = reread_key
         self._lock = lock
         self._clock = clock
         self._on_call = on_call
@@ -137,7 +141,7 @@ class Admission:
 
         def begin() -> None:
             nonlocal key, key_call
-            if key_call.is_probe and self._reread_key():
+            if key_call.is_probe and self.reread_key():
                 with self._lock:
                     key = self.key
                     key_call = key.acquire(endpoint)

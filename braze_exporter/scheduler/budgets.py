@@ -4,20 +4,27 @@ Workspaces with the same url and key share both.
 """
 
 import hashlib
+import math
 import secrets
 import threading
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from braze_exporter.braze.calls import RateLimitHeaders
 from braze_exporter.braze.clock import Clock
+from braze_exporter.braze.lists import ListEndpoint
 from braze_exporter.braze.pools import Endpoint, Pool
+from braze_exporter.config.loading import Config
+from braze_exporter.config.schema import Workspace
+from braze_exporter.config.secrets import ApiKey
 from braze_exporter.scheduler.admission import Admission, KeyBudget
 from braze_exporter.scheduler.circuit_breaker import StartCircuitBreaker
 from braze_exporter.scheduler.key_state import KeyState
+from braze_exporter.scheduler.plan import Plan
+from braze_exporter.scheduler.pool_usage import command_budgets, exporter_budgets
 from braze_exporter.scheduler.rate_limiter import PoolBudget, RateLimiter
 from braze_exporter.state.contents import budget_changes
 from braze_exporter.state.state_file import StateFile
@@ -30,6 +37,11 @@ class WorkspaceKey(NamedTuple):
 
     workspace: str
     url: str
+
+    @classmethod
+    def of(cls, spec: Workspace) -> Self:
+        """Return the key of a configured workspace."""
+        return cls(spec.name, spec.rest_endpoint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +59,7 @@ _BudgetKey = tuple[str, str]
 class Budgets:
     """The budgets and the key states of all workspaces, kept in the state file. Thread-safe."""
 
-    def __init__(
-        self,
-        *,
-        clock: Clock,
-        state_file: StateFile | None = None,
-        is_reached: bool = False,
-    ) -> None:
+    def __init__(self, clock: Clock, state_file: StateFile | None = None, *, is_reached: bool = False) -> None:
         """Start with the budgets in `state_file`, which `start_saving` must take out of it.
 
         If `is_reached` is false, calls are made one at a time until Braze has responded.
@@ -106,36 +112,46 @@ class Budgets:
             key = self._keys[budget_key] = KeyState(())
             key.restore(rows, now, wall)
 
-    def open_admissions(
-        self, keys: Mapping[WorkspaceKey, str], reread_key: Callable[[WorkspaceKey], bool] = lambda _key: False
-    ) -> Mapping[WorkspaceKey, Admission]:
-        """Return the admission of each workspace, for its API key.
+    def open_admissions(self, config: Config) -> Mapping[str, Admission]:
+        """Return the admission of each workspace of `config` by its name, with its API key.
 
-        `set_demands` must be called before the first call. `reread_key` is called before a rejected key is tested. It
-        reads the key again, calls `change_key` if it has changed, and returns whether it has.
+        A workspace with the same name and url as before keeps its admission. `set_demands` must be called before the
+        first call.
         """
+        opened: dict[str, Admission] = {}
         with self._lock:
-            for workspace_key, key in keys.items():
-                if workspace_key not in self._admissions:
-                    self._admissions[workspace_key] = Admission(
+            for spec in (workspace.spec for workspace in config.workspaces):
+                workspace_key, secret = WorkspaceKey.of(spec), config.keys[spec.name]
+                admission = self._admissions.get(workspace_key)
+                if admission is None:
+                    admission = self._admissions[workspace_key] = Admission(
+                        ApiKey(spec.name, secret, spec.api_key_file),
                         self._make_budget(),
-                        partial(reread_key, workspace_key),
+                        partial(self._reread_key, workspace_key),
                         lock=self._lock,
                         clock=self._clock,
                         on_call=self._record_call,
                         on_stop=self._write,
                     )
-                self._change_key(workspace_key, key)
-            return {workspace_key: self._admissions[workspace_key] for workspace_key in keys}
-
-    def change_key(self, workspace_key: WorkspaceKey, key: str) -> None:
-        """Use another API key for a workspace. It takes over the budget of the previous one."""
-        with self._lock:
-            self._change_key(workspace_key, key)
+                admission.api_key.replace(secret, spec.api_key_file)
+                self._change_key(workspace_key, admission)
+                opened[spec.name] = admission
             self._combine_demands()
+        return opened
 
-    def _change_key(self, workspace_key: WorkspaceKey, key: str) -> None:
-        digest = hashlib.sha256(f"{self._salt}:{key}".encode()).hexdigest()
+    def _reread_key(self, workspace_key: WorkspaceKey) -> bool:
+        """Read the key file of a workspace again, and return whether the key has changed."""
+        admission = self._admissions[workspace_key]
+        if not admission.api_key.reread():
+            return False
+        with self._lock:
+            self._change_key(workspace_key, admission)
+            self._combine_demands()
+        return True
+
+    def _change_key(self, workspace_key: WorkspaceKey, admission: Admission) -> None:
+        """Use the current API key of a workspace. A new key takes over the budget of the previous one."""
+        digest = hashlib.sha256(f"{self._salt}:{admission.api_key.reveal()}".encode()).hexdigest()
         url, before = workspace_key.url, self._key_digests.get(workspace_key)
         if before != digest:
             self._key_digests[workspace_key] = digest
@@ -147,7 +163,6 @@ class Budgets:
             others = (other for key, other in self._key_digests.items() if key.url == url)
             if before is not None and before not in others:
                 self._budgets.pop((url, before), None)
-        admission = self._admissions[workspace_key]
         admission.budget = self._budgets[url, digest]
         admission.key = self._keys.setdefault((url, digest), KeyState(()))
 
@@ -163,6 +178,36 @@ class Budgets:
                 self._record_call()
         if has_new and self._request_write is not None:
             _wait_for_write(self._request_write())  # before the first call
+
+    def set_plan(self, config: Config, plan: Plan, list_pages: Mapping[str, Mapping[ListEndpoint, int]]) -> None:
+        """Set the budgets of an exporter that uses `plan`, the plan of `config`.
+
+        `list_pages` has the number of pages of each list in use, by workspace name.
+        """
+        demands: dict[WorkspaceKey, Demand] = {}
+        for spec in (workspace.spec for workspace in config.workspaces):
+            pages = list_pages.get(spec.name, {})
+            budgets = exporter_budgets(plan.usage_of(spec.name), config.settings, pages)
+            demands[WorkspaceKey.of(spec)] = Demand(budgets, (*plan.kinds_of(spec.name), *pages))
+        self.set_demands(demands)
+
+    def set_command_plan(
+        self,
+        config: Config,
+        plan: Plan,
+        *,
+        max_burst: float = math.inf,
+        endpoints: Callable[[str], Collection[Endpoint]] = lambda _workspace: (),
+    ) -> None:
+        """Set the budgets of a command beside an exporter that uses `plan`, the plan of `config`.
+
+        They allow at most `max_burst` calls in a burst. `endpoints` returns the endpoints in use of a workspace.
+        """
+        demands: dict[WorkspaceKey, Demand] = {}
+        for spec in (workspace.spec for workspace in config.workspaces):
+            budgets = command_budgets(plan.usage_of(spec.name), config.settings, max_burst)
+            demands[WorkspaceKey.of(spec)] = Demand(budgets, endpoints(spec.name))
+        self.set_demands(demands)
 
     def rate_limits(self) -> dict[tuple[str, str], RateLimitHeaders]:
         """Return the current rate limits by the names of workspace and pool, also those from the state file."""

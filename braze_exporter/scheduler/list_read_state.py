@@ -1,21 +1,26 @@
-"""The state of one of Braze's lists: its items, and when it is read next.
+"""The state of one of Braze's lists: its items, when it is read next, and its rows in the state file.
 
 An item is removed by a read at least an hour after the first read without it, since pages shift while they are read and
 a wrong removal is hard to undo. A read without more than half of the items changes nothing unless another one an hour
 later agrees. Not thread-safe. Nothing here reads a clock.
 """
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.lists import ListEndpoint, ListItem
 from braze_exporter.scheduler.backoff import backoff_seconds
 from braze_exporter.scheduler.budgets import WorkspaceKey
-from braze_exporter.scheduler.key_state import AUTH_REASONS, AUTH_RETRY_SECONDS
+from braze_exporter.scheduler.clients import WorkspaceClient
+from braze_exporter.scheduler.key_state import AUTH_REASONS, AUTH_RETRY_SECONDS, KeyState
 from braze_exporter.scheduler.list_pager import ListPager
+from braze_exporter.scheduler.query_rows import DECODE_ERRORS, restore_error, save_error
 from braze_exporter.scheduler.selectors import ListSnapshot
+from braze_exporter.state.tables import TableChanges
 
 # The interval between reads of a list, in seconds.
 LIST_INTERVAL_SECONDS = 3_600.0
@@ -33,6 +38,9 @@ RECHECK_SECONDS = 300.0
 # A list with at least this number of items is suspect if a read lacks more than half of them.
 MIN_SUSPECT_ITEMS = 10
 
+# The row of a list in the table `lists`, and that in `list_items` if there is one.
+SavedList = tuple[Sequence[Any], Sequence[Any] | None]
+
 _log = logging.getLogger(__name__)
 
 
@@ -40,18 +48,19 @@ _log = logging.getLogger(__name__)
 class ListReadState:
     """The state of a list. Only `ListRefresher` changes it.
 
-    `known` is the result of the last complete read that was used, or None. `missing_since` has the items in it that the
-    last read did not list, by id, with the time of the first read without them. `suspect_since` is the time of the
-    first read since which all have been suspect, or None. `next_at` is when the list is due. These times are in seconds
-    of the monotonic clock. `pager` holds an unfinished read. `in_flight` is true while the list is queued or being
-    read. `failures` is the number of consecutive failures. `error` is why the last read failed, or None. `read_at` is
-    when the list was last read to its end and used, in seconds since the epoch, or 0 if it never was. `key_checked_at`
-    is when the last read ended or, while the list is rejected, when the key was last read again. `is_key_changed` is
-    true if the key has changed during the read.
+    `client` fetches it. `known` is the result of the last complete read that was used, or None. `missing_since` has the
+    items in it that the last read did not list, by id, with the time of the first read without them. `suspect_since` is
+    the time of the first read since which all have been suspect, or None. `next_at` is when the list is due. These
+    times are in seconds of the monotonic clock. `pager` holds an unfinished read. `in_flight` is true while the list is
+    queued or being read. `failures` is the number of consecutive failures. `error` is why the last read failed, or
+    None. `read_at` is when the list was last read to its end and used, in seconds since the epoch, or 0 if it never
+    was. `key` is the key of the last read. `key_checked_at` is when the last read ended or, while the list is rejected,
+    when the key was last read again.
     """
 
     workspace_key: WorkspaceKey
     list_endpoint: ListEndpoint
+    client: WorkspaceClient
     next_at: float
     known: ListSnapshot | None = None
     missing_since: Mapping[str, float] = field(default_factory=dict)
@@ -61,13 +70,24 @@ class ListReadState:
     failures: int = 0
     error: BrazeError | None = None
     read_at: float = 0.0
+    key: KeyState | None = None
     key_checked_at: float = 0.0
-    is_key_changed: bool = False
 
     @property
     def is_rejected(self) -> bool:
         """Whether the last read failed because of the key."""
         return self.error is not None and self.error.reason in AUTH_REASONS
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether the last complete read lacked so many items that it was not used."""
+        return self.suspect_since is not None
+
+    def is_due(self, now: float) -> bool:
+        """Return whether the list must be read, also to test the key, or because another key was rejected."""
+        admission = self.client.admission
+        is_key_new = self.is_rejected and self.key is not admission.key
+        return is_key_new or now >= self.next_at or admission.is_probe_wanted(self.list_endpoint)
 
     def is_key_check_due(self, now: float) -> bool:
         """Return whether the key of a rejected list must be read again, since it may have been rotated."""
@@ -90,8 +110,7 @@ class ListReadState:
             wait = FORBIDDEN_RETRY_SECONDS
         elif error is not None:
             wait = backoff_seconds(RETRY_SECONDS, self.failures, LIST_INTERVAL_SECONDS, jitter)
-        self.key_checked_at = now
-        self.next_at = now if reason in AUTH_REASONS and self.is_key_changed else now + wait
+        self.key_checked_at, self.next_at = now, now + wait
         before, self.error = self.error, error
         if reason is (before.reason if before is not None else None):
             return
@@ -132,3 +151,60 @@ class ListReadState:
             snapshot = replace(snapshot, suggestions=self.known.suggestions)
         self.known, self.read_at, self.suspect_since = snapshot, wall, None
         self.missing_since = {item.id: missing_since[item.id] for item in kept}
+
+    @property
+    def row_key(self) -> tuple[str, str, str]:
+        """The key of the list in the state file: workspace, url and path."""
+        return (*self.workspace_key, self.list_endpoint.path)
+
+    def to_rows(self, offset: float) -> TableChanges:
+        """Return the rows for the state file. `offset` is the difference between the wall clock and the monotonic one.
+
+        Times in the state file are in seconds since the epoch, since a monotonic clock starts again with the machine.
+        """
+        rows: TableChanges = {}
+        rows["lists", self.row_key] = (
+            *self.row_key,
+            self.read_at,
+            self.next_at + offset,
+            self.failures,
+            save_error(self.error),
+            self.suspect_since + offset if self.suspect_since is not None else None,
+        )
+        if self.known is not None:
+            items = [[item.id, item.name, item.tags, item.is_tracked] for item in self.known.items]
+            missing_since = {item_id: time + offset for item_id, time in self.missing_since.items()}
+            row = (*self.row_key, self.known.calls, json.dumps(items), json.dumps(missing_since))
+            rows["list_items", self.row_key] = row
+        return rows
+
+    def restore(self, saved: SavedList, now: float, wall: float) -> None:
+        """Continue with the state in `saved`, unless its rows are damaged.
+
+        `now` is by the monotonic clock, `wall` in seconds since the epoch. The list waits for at most its interval,
+        even if the clock was set back. A rejected list does not wait long, since the key may have changed.
+        """
+        (*_, read_at, next_at, failures, error_text, suspect_since), items = saved
+
+        def to_monotonic(time: float) -> float:
+            return now - max(0.0, wall - float(time))
+
+        try:
+            error, wait = restore_error(error_text), min(float(next_at) - wall, LIST_INTERVAL_SECONDS)
+            failures, read_at = int(failures), float(read_at)
+            suspect_since = to_monotonic(suspect_since) if suspect_since is not None else None
+            known, missing_since = None, {}
+            if items is not None:
+                *_, calls, listed, missing = items
+                rows = json.loads(listed)
+                listed_items = tuple(ListItem(item_id, name, tuple(tags), *more) for item_id, name, tags, *more in rows)
+                known = ListSnapshot(listed_items, int(calls))
+                missing_since = {item_id: to_monotonic(time) for item_id, time in json.loads(missing).items()}
+        except DECODE_ERRORS as failure:
+            fields = self.log_fields | {"reason": str(failure)}
+            _log.warning("Saved list could not be read", extra={"fields": fields})
+            return
+        self.known, self.missing_since, self.suspect_since = known, missing_since, suspect_since
+        self.failures, self.error, self.read_at = failures, error, read_at
+        self.key, self.key_checked_at = self.client.admission.key, now
+        self.next_at = now + (min(wait, AUTH_RETRY_SECONDS) if self.is_rejected else wait)

@@ -87,6 +87,14 @@ class Plan:
     selection_results: tuple[SelectionResult, ...] = ()
     configured_subjects: tuple[ConfiguredSubject, ...] = ()
 
+    def usage_of(self, workspace: str) -> tuple[PoolUsage, ...]:
+        """Return the usage of each pool by a workspace."""
+        return tuple(usage for usage in self.pool_usage if usage.workspace == workspace)
+
+    def kinds_of(self, workspace: str) -> tuple[SeriesKind, ...]:
+        """Return the kinds of the queries of a workspace, whose endpoints they call."""
+        return tuple(dict.fromkeys(query.kind for query in self.queries if query.workspace == workspace))
+
 
 def build_plan(config: Config) -> Plan:
     """Return the plan of `config`, with the queries of the entries that name their subject.

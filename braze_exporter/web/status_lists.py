@@ -7,7 +7,7 @@ from braze_exporter.braze.kinds import SeriesKind
 from braze_exporter.config.plurals import pluralize
 from braze_exporter.metrics.self_families import QUERY_UNLISTED
 from braze_exporter.scheduler.admission import LimiterStatus
-from braze_exporter.scheduler.list_refresh import ListState
+from braze_exporter.scheduler.list_read_state import ListReadState
 from braze_exporter.scheduler.plan import ConfiguredSubject, Plan, SelectionResult
 from braze_exporter.web.status_messages import Level, StatusMessage, TimeFormatter, failure_message, retry_message
 
@@ -18,15 +18,17 @@ MAX_NAMED = 3
 def list_messages(
     workspace: str,
     plan: Plan,
-    lists: Sequence[ListState],
+    lists: Sequence[ListReadState],
     limiter_status: LimiterStatus,
     format_time_in: TimeFormatter,
     *,
+    now: float,
     has_queries: bool,
 ) -> list[StatusMessage]:
     """Return the messages about the lists of a workspace, its selectors in `plan`, and unlisted subjects.
 
-    If the workspace `has_queries`, another message already reports a rejected key, so it is omitted here.
+    `now` is by the monotonic clock. If the workspace `has_queries`, another message already reports a rejected key, so
+    it is omitted here.
     """
     selectors = dict.fromkeys(selector.kind for selector in plan.selectors if selector.workspace == workspace)
     needed = {kind.list_endpoint for kind in selectors}
@@ -37,7 +39,7 @@ def list_messages(
     )
     return [
         *(
-            _failed_list_message(item, limiter_status, format_time_in, is_needed=item.list_endpoint in needed)
+            _failed_list_message(item, limiter_status, format_time_in, now=now, is_needed=item.list_endpoint in needed)
             for item in failing_lists
         ),
         *(_suspect_list_message(item) for item in lists if item.is_suspect),
@@ -67,10 +69,10 @@ def _unlisted_messages(unlisted: Sequence[ConfiguredSubject]) -> Iterator[Status
 
 
 def _failed_list_message(
-    item: ListState, limiter_status: LimiterStatus, format_time_in: TimeFormatter, *, is_needed: bool
+    item: ListReadState, limiter_status: LimiterStatus, format_time_in: TimeFormatter, *, now: float, is_needed: bool
 ) -> StatusMessage:
     failures = (limiter_status.key_failure, limiter_status.endpoint_failures.get(item.list_endpoint.path))
-    seconds = max(item.due_in_seconds, *(failure.seconds for failure in failures if failure is not None), 0.0)
+    seconds = max(item.next_at - now, *(failure.seconds for failure in failures if failure is not None), 0.0)
     error = limiter_status.key_failure.error if limiter_status.key_failure is not None else item.error
     why = failure_message(error, item.list_endpoint.permission) if error is not None else ""
     items = item.list_endpoint.item_names[1]
@@ -80,7 +82,7 @@ def _failed_list_message(
     return Level.ERROR, f"{text} The previous list is used." if item.read_at else text
 
 
-def _suspect_list_message(item: ListState) -> StatusMessage:
+def _suspect_list_message(item: ListReadState) -> StatusMessage:
     text = f"Braze's list of {item.list_endpoint.item_names[1]} lacks more than half of its items."
     return Level.WARNING, f"{text} The previous list is used for an hour."
 

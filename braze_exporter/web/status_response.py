@@ -74,7 +74,13 @@ def _add_workspace(
 
     states = [query_status(views[0].query_state, snapshot.monotonic) for views in queries]
     list_messages = status_lists.list_messages(
-        name, workspace.plan, snapshot.lists.get(name, ()), limiter_status, format_time_in, has_queries=bool(queries)
+        name,
+        workspace.plan,
+        snapshot.lists.get(name, ()),
+        limiter_status,
+        format_time_in,
+        now=snapshot.monotonic,
+        has_queries=bool(queries),
     )
     if not queries and not list_messages:
         return
