@@ -44,6 +44,7 @@ from braze_exporter.simulator.traffic import Traffic, TrafficShape
 from braze_exporter.state.counter_state import CounterKey
 from braze_exporter.state.state_file import open_state_file
 from braze_exporter.web import listening, server
+from braze_exporter.web.status_page import StatusPage
 
 LATENCY_SECONDS = 0.1
 CONNECTIONS = 10
@@ -442,22 +443,11 @@ class _ConstantSource:
         raise AssertionError
 
 
-class _EmptyStatusPage:
-    """An empty status page."""
-
-    policy = ""
-
-    def html(self) -> bytes:
-        return b""
-
-    json = html
-
-
 def _serve_constant(file: Path) -> int:
     (listener,) = listening.listen(["127.0.0.1:0"])
     print(listener.getsockname()[1], flush=True)
     server.serve(
-        server.Application(_ConstantSource(file.read_bytes()), status_page=_EmptyStatusPage()),
+        server.Application(_ConstantSource(file.read_bytes()), status_page=StatusPage(dict)),
         [listener],
         on_stop=lambda: None,
     )

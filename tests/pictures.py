@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs/images"
 # The maximum size of a screenshot, so that the repository stays small.
 MAX_BYTES = 150_000
-_OPEN_FIRST_QUERY_SCRIPT = "document.querySelector('#rows .name').click()"
+_OPEN_FIRST_QUERY_SCRIPT = "document.querySelector('#rows summary').click()"
 # The rectangle from the top of the screen to below an element, or to the end of the screen.
 _TOP_RECTANGLE_SCRIPT = """
 const { bottom } = document.querySelector(arguments[0]).getBoundingClientRect();
@@ -105,6 +105,7 @@ def _take_picture(  # noqa: PLR0917 - calls read well in this order
         browser.inspect(size, dark=light == "dark")
         program.scrape()
         browser.open(f"http://127.0.0.1:{program.port}/")
+        browser.wait("statusData !== undefined")
         browser.run(script)
         time.sleep(0.3)  # until animations have ended
         clip = browser.run(_TOP_RECTANGLE_SCRIPT, last)
@@ -118,9 +119,11 @@ def main() -> None:
     with TemporaryDirectory() as scratch, chromium() as browser:
         with Program.start(["demo"]) as program:
             wait_until(lambda: _has_history(program), "the history is fetched")
-            _take_picture(browser, program, directory / "demo", (1_000, 1_000), ".legend", _OPEN_FIRST_QUERY_SCRIPT)
+            _take_picture(
+                browser, program, directory / "demo", (1_100, 1_000), ".content code", _OPEN_FIRST_QUERY_SCRIPT
+            )
         with scene(Path(scratch)) as program:
-            _take_picture(browser, program, directory / "failures", (1_440, 900), "#rows .row:has(.no-data)")
+            _take_picture(browser, program, directory / "failures", (1_440, 900), "#rows > :nth-child(4)")
             _take_picture(browser, program, directory / "phone", "phone")
         with graphs.prometheus_with_history(Path(scratch) / "prometheus") as server:
             for name, graph in graphs.GRAPHS.items():

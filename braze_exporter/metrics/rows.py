@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from braze_exporter.braze.buckets import bucket_end, bucket_number, newest_settled_start
+from braze_exporter.braze.buckets import bucket_number, newest_settled_start
 from braze_exporter.braze.calls import Response
 from braze_exporter.braze.errors import BrazeError
 from braze_exporter.braze.kinds import SeriesKind, Unit
@@ -286,21 +286,14 @@ class QueryRow:
 
         `total` returns the exported counter value of a series, or None.
         """
-        query, response, settled = self.query, self.query_state.response, self._settled_index
-        starts = bucket_starts(response.series) if response is not None else ()
-        ended = sum(
-            response is not None and bucket_end(start, query.unit, query.zone) <= response.sent_at for start in starts
-        )
+        settled = self._settled_index
         for series_row in self.series.values():
-            has_number = [*map(math.isfinite, series_row.series.values)]
             yield SeriesView(
                 self.query_state,
                 series_row.series,
-                response,
-                sum(has_number[: settled + 1]) if settled is not None else 0,
-                sum(has_number[:ended]),
+                self.query_state.response,
+                settled + 1 if settled is not None else 0,
                 *self._gauge_values(series_row, settled),
-                (self.latest_start, self.settled_start),
                 total(series_row.series),
             )
 

@@ -11,9 +11,8 @@ from braze_exporter.scheduler.query_state import QueryState
 class SeriesView:
     """One series of a query with the last response of the query.
 
-    `settled_count` and `ended_count` are how many points of the series had settled and ended when the response was
-    requested. `latest`, `settled` and `baseline` are the values of the gauges, None where a gauge is absent.
-    `bucket_starts` are the starts of the latest and the settled bucket. `total` is the exported value of the counter,
+    The first `settled_count` buckets of the series had settled when the response was requested. `latest`, `settled` and
+    `baseline` are the values of the gauges, None where a gauge is absent. `total` is the exported value of the counter,
     or None if the series has no counter.
     """
 
@@ -21,9 +20,7 @@ class SeriesView:
     series: Series
     response: Response | None
     settled_count: int
-    ended_count: int
     latest: float | None
     settled: float | None
     baseline: float | None
-    bucket_starts: tuple[int | None, int | None]
     total: float | None

@@ -31,6 +31,7 @@ from braze_exporter.web.request import (
     accepts_json,
     accepts_openmetrics,
 )
+from braze_exporter.web.status_page import StatusPage
 
 CONTENT_TYPE_OPENMETRICS = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
 HTML = "text/html; charset=utf-8"
@@ -67,18 +68,6 @@ class MetricsSource(Protocol):
         """Count a scrape that reached its deadline before all due queries were fetched."""
 
 
-class StatusPage(Protocol):
-    """The status page that the application serves at `/`. `policy` is its Content-Security-Policy."""
-
-    policy: str
-
-    def html(self) -> bytes:
-        """Return the page as HTML."""
-
-    def json(self) -> bytes:
-        """Return the status as JSON."""
-
-
 class Application:
     """Responds to the requests of all clients."""
 
@@ -105,7 +94,7 @@ class Application:
             lambda content_type: source.render(openmetrics=content_type == CONTENT_TYPE_OPENMETRICS)
         )
         self._status_pages = PageRenderer(
-            lambda content_type: [status_page.json() if content_type == JSON else status_page.html()], threads=1
+            lambda content_type: [status_page.json() if content_type == JSON else status_page.html], threads=1
         )
         self._timeout_offset_seconds = timeout_offset_seconds
         # How long the last page took.

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 from braze_exporter.braze.errors import Reason
 from braze_exporter.braze.kinds import SeriesKind
 from braze_exporter.config.plurals import pluralize
+from braze_exporter.config.suggestions import format_suggestions
 from braze_exporter.metrics.self_families import QUERY_UNLISTED
 from braze_exporter.scheduler.admission import LimiterStatus
 from braze_exporter.scheduler.list_read_state import ListReadState
-from braze_exporter.scheduler.plan import ConfiguredSubject, Plan, SelectionResult
+from braze_exporter.scheduler.plan import Plan, SelectionResult
 from braze_exporter.web.status_messages import Level, StatusMessage, TimeFormatter, failure_message, retry_message
 
 # The maximum number of unlisted subjects, and of selectors without items, that are named.
@@ -31,41 +32,38 @@ def list_messages(
     it is omitted here.
     """
     selectors = dict.fromkeys(selector.kind for selector in plan.selectors if selector.workspace == workspace)
-    needed = {kind.list_endpoint for kind in selectors}
     selections = {selection.kind: selection for selection in plan.selection_results if selection.workspace == workspace}
+    needed = {kind.list_endpoint for kind in selectors}
     is_key_reported = has_queries and limiter_status.key_failure is not None
-    failing_lists = (
-        item for item in lists if item.error and not (is_key_reported and item.error.reason is Reason.UNAUTHORIZED)
-    )
-    return [
-        *(
-            _failed_list_message(item, limiter_status, format_time_in, now=now, is_needed=item.list_endpoint in needed)
-            for item in failing_lists
-        ),
-        *(_suspect_list_message(item) for item in lists if item.is_suspect),
-        *(message for kind in selectors for message in _selection_messages(kind, selections.get(kind))),
-        *_unlisted_messages(
-            [
-                subject
-                for subject in plan.configured_subjects
-                if subject.workspace == workspace and not subject.is_listed
-            ]
-        ),
+    messages = [
+        _failed_list_message(item, limiter_status, format_time_in, now=now, is_needed=item.list_endpoint in needed)
+        for item in lists
+        if item.error and not (is_key_reported and item.error.reason is Reason.UNAUTHORIZED)
     ]
+    for item in lists:
+        if item.is_suspect:
+            text = f"Braze's list of {item.list_endpoint.item_names[1]} lacks more than half of its items."
+            messages.append((Level.WARNING, f"{text} The previous list is used for an hour."))
+    for kind in selectors:
+        messages += _selection_messages(kind, selections.get(kind))
+    unlisted = [
+        f"Missing from Braze's list of {_item_names(subject.kind)[1]}: "
+        f'"{subject.subject}"{format_suggestions(subject.suggestions)}.'
+        for subject in plan.configured_subjects
+        if subject.workspace == workspace and not subject.is_listed
+    ]
+    return [*messages, *_first_warnings(unlisted, f"Missing from Braze's lists: {{}} more. See {QUERY_UNLISTED.name}.")]
 
 
-def _unlisted_messages(unlisted: Sequence[ConfiguredSubject]) -> Iterator[StatusMessage]:
-    """Yield a message for each of the first `MAX_NAMED` unlisted subjects, and one with the number of the others."""
-    for subject in unlisted[:MAX_NAMED]:
-        what = subject.kind.list_endpoint.item_names[1] if subject.kind.list_endpoint is not None else ""
-        text = f'Missing from Braze\'s list of {what}: "{subject.subject}".'
-        suggestions = " or ".join(f'"{name}"' for name in subject.suggestions)
-        yield Level.WARNING, f"{text} Did you mean {suggestions}?" if suggestions else text
-    if len(unlisted) > MAX_NAMED:
-        yield (
-            Level.WARNING,
-            f"Missing from Braze's lists: {len(unlisted) - MAX_NAMED:,} more. See {QUERY_UNLISTED.name}.",
-        )
+def _first_warnings(texts: Sequence[str], others: str) -> Iterator[StatusMessage]:
+    """Yield a warning for each of the first `MAX_NAMED` texts, and `others` with the number of the other ones."""
+    yield from ((Level.WARNING, text) for text in texts[:MAX_NAMED])
+    if len(texts) > MAX_NAMED:
+        yield Level.WARNING, others.format(f"{len(texts) - MAX_NAMED:,}")
+
+
+def _item_names(kind: SeriesKind) -> tuple[str, str]:
+    return kind.list_endpoint.item_names if kind.list_endpoint is not None else ("", "")
 
 
 def _failed_list_message(
@@ -74,7 +72,7 @@ def _failed_list_message(
     failures = (limiter_status.key_failure, limiter_status.endpoint_failures.get(item.list_endpoint.path))
     seconds = max(item.next_at - now, *(failure.seconds for failure in failures if failure is not None), 0.0)
     error = limiter_status.key_failure.error if limiter_status.key_failure is not None else item.error
-    why = failure_message(error, item.list_endpoint.permission) if error is not None else ""
+    why = failure_message(error) if error is not None else ""
     items = item.list_endpoint.item_names[1]
     text = f"Braze's list of {items} could not be read: {why}. {retry_message(seconds, format_time_in)}"
     if not is_needed:
@@ -82,26 +80,18 @@ def _failed_list_message(
     return Level.ERROR, f"{text} The previous list is used." if item.read_at else text
 
 
-def _suspect_list_message(item: ListReadState) -> StatusMessage:
-    text = f"Braze's list of {item.list_endpoint.item_names[1]} lacks more than half of its items."
-    return Level.WARNING, f"{text} The previous list is used for an hour."
-
-
 def _selection_messages(kind: SeriesKind, selection: SelectionResult | None) -> Iterator[StatusMessage]:
     """Yield how many items the selectors of a kind match, and which selectors match none."""
-    what = kind.list_endpoint.item_names if kind.list_endpoint is not None else ("", "")
+    names = _item_names(kind)
     if selection is None:
-        yield Level.PENDING, f"Selectors of {kind.section} are waiting for Braze's list of {what[1]}."
+        yield Level.PENDING, f"Selectors of {kind.section} are waiting for Braze's list of {names[1]}."
         return
-    listed = pluralize(selection.listed_count, *what)
+    listed = pluralize(selection.listed_count, *names)
     text = f"Selectors of {kind.section} match {selection.matched_count:,} of {listed}"
     if selection.skipped_count:
-        remedy = f"Raise max_queries or budget.share, or match fewer {what[1]}."
+        remedy = f"Raise max_queries or budget.share, or match fewer {names[1]}."
         yield Level.WARNING, f"{text}, {selection.skipped_count:,} skipped. {remedy}"
     elif selection.matched_count:
         yield Level.OK, f"{text}."
-    for mismatch in selection.mismatches[:MAX_NAMED]:
-        yield Level.WARNING, f"Selector of {kind.section}: {mismatch}."
-    more = len(selection.mismatches) - MAX_NAMED
-    if more > 0:
-        yield Level.WARNING, f"Selectors of {kind.section}: {more:,} more match no item."
+    mismatches = [f"Selector of {kind.section}: {mismatch}." for mismatch in selection.mismatches]
+    yield from _first_warnings(mismatches, f"Selectors of {kind.section}: {{}} more match no item.")

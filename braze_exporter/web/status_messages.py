@@ -4,16 +4,17 @@ A `TimeFormatter` formats the time that is a number of seconds from now.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 from zoneinfo import ZoneInfo
 
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.config.plurals import pluralize
 from braze_exporter.metrics.self_families import QueryStatus
 from braze_exporter.scheduler.admission import LimiterStatus
+from braze_exporter.scheduler.key_state import AUTH_REASONS
 from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.rate_limiter import Pause, PauseReason
 
@@ -37,34 +38,13 @@ class Level(StrEnum):
 StatusMessage: TypeAlias = tuple[Level, str]
 
 
-class Health(NamedTuple):
-    """The health of a workspace: its messages, the most urgent first, and the level of the first one."""
-
-    level: Level
-    messages: list[str]
-
-
-# The name and the level of each query status, the most urgent first.
-STATUS_MESSAGES: Mapping[QueryStatus, tuple[str, Level]] = {
-    QueryStatus.STALE: ("stale", Level.ERROR),
-    QueryStatus.FAILED: ("failed", Level.ERROR),
-    QueryStatus.DEFERRED: ("deferred", Level.WARNING),
-    QueryStatus.PENDING: ("pending", Level.PENDING),
-    QueryStatus.UP: ("up", Level.OK),
-}
-
-# The other reasons are described by the beginning of the detail, which is the status of the response.
-_REASON_MESSAGES: Mapping[Reason, str] = {
-    Reason.BAD_REQUEST: "400 Bad Request: query rejected",
-    Reason.FORBIDDEN: "403 Forbidden: the key lacks the permission {permission}",
-    Reason.NOT_FOUND: "404 Not Found: unknown endpoint",
-    Reason.RATE_LIMITED: "429 Too Many Requests",
-    Reason.TIMEOUT: "request timed out",
-    Reason.CONNECTION: "connection failed",
-    Reason.DNS: "host name of url not found",
-    Reason.TLS: "TLS connection failed",
-    Reason.TOO_LARGE: "response too large",
-    Reason.TRUNCATED: "response truncated",
+# The level of each query status, the most urgent first.
+STATUS_LEVELS: Mapping[QueryStatus, Level] = {
+    QueryStatus.STALE: Level.ERROR,
+    QueryStatus.FAILED: Level.ERROR,
+    QueryStatus.DEFERRED: Level.WARNING,
+    QueryStatus.PENDING: Level.PENDING,
+    QueryStatus.UP: Level.OK,
 }
 
 _PAUSE_MESSAGES: Mapping[PauseReason, str] = {
@@ -91,65 +71,67 @@ def query_message(
     query_state: QueryState, status: QueryStatus, pause: Pause | None, format_time_in: TimeFormatter
 ) -> str:
     """Return the message for the status of a query. `pause` is the pause of its pool, or None."""
-    name = STATUS_MESSAGES[status][0]
     if status is QueryStatus.UP:
         has_data = query_state.response is not None and any(series.points for series in query_state.response.series)
-        return name if has_data else f"{name}, no data"
+        return status if has_data else f"{status}, no data"
     if query_state.is_deferred:
         text = f"deferred until {_pause_message(pause, format_time_in) if pause is not None else 'the next scrape'}"
-        return text if status is QueryStatus.DEFERRED else f"{name}: {text}"
-    if query_state.error is not None:
-        text = _query_failure_message(query_state, query_state.error, pause, format_time_in)
+        return text if status is QueryStatus.DEFERRED else f"{status}: {text}"
+    if (error := query_state.error) is not None:
+        text = failure_message(error)
+        if error.reason is Reason.RATE_LIMITED and pause is not None and pause.reason is PauseReason.RATE_LIMITED:
+            text += f", requests paused until {format_time_in(pause.seconds)}"
+        elif query_state.failures > 1:
+            text += f", {query_state.failures} times in a row"
     elif status is QueryStatus.STALE:
         text = "no recent scrape"
     else:
         text = "fetch in progress" if query_state.in_flight else "first fetch at the next scrape"
-    return f"{name}: {text}"
+    return f"{status}: {text}"
 
 
 def _pause_message(pause: Pause, format_time_in: TimeFormatter) -> str:
     return f"{format_time_in(pause.seconds)} ({_PAUSE_MESSAGES[pause.reason]})"
 
 
-def failure_message(error: BrazeError, permission: str) -> str:
-    """Return why a call failed, without a period. `permission` is the one that the call needs."""
-    if error.reason in _REASON_MESSAGES:
-        return _REASON_MESSAGES[error.reason].format(permission=permission)
-    return _rejection(error) if error.reason is Reason.UNAUTHORIZED else error.detail.partition(":")[0]
+def failure_message(error: BrazeError) -> str:
+    """Return why a call failed, without a period.
+
+    It is the detail without Braze's message and without the hint in parentheses.
+    """
+    status, *remainder = error.detail.partition(" (")[0].split(": ")
+    return f"{status}: {remainder[0]}" if error.reason in AUTH_REASONS and remainder else status
 
 
-def _rejection(error: BrazeError) -> str:
-    """Return the detail of an error without the hint in parentheses. The log has the hint."""
-    return error.detail.partition(" (")[0]
+def retry_message(seconds: float, format_time_in: TimeFormatter) -> str:
+    """Return the sentence for the next attempt: `seconds` from now, or at the next scrape if `seconds` is 0."""
+    return f"Next attempt {f'at {format_time_in(seconds)}' if seconds else 'at the next scrape'}."
 
 
-def _query_failure_message(
-    query_state: QueryState, error: BrazeError, pause: Pause | None, format_time_in: TimeFormatter
-) -> str:
-    text = failure_message(error, query_state.query.kind.permission)
-    if error.reason is Reason.RATE_LIMITED and pause is not None and pause.reason is PauseReason.RATE_LIMITED:
-        text += f", requests paused until {format_time_in(pause.seconds)}"
-    return f"{text}, {query_state.failures} times in a row" if query_state.failures > 1 else text
-
-
-def workspace_health(
+def workspace_messages(
     status_counts: Counter[QueryStatus],
     limiter_status: LimiterStatus,
-    permissions: Mapping[str, str],
+    paths: Collection[str],
     format_time_in: TimeFormatter,
     *,
     list_messages: Sequence[StatusMessage] = (),
     remaining_history: int = 0,
     mismatched_zone: str = "",
-) -> Health:
-    """Return the health of a workspace. `status_counts` are the numbers of its queries by status.
+) -> list[StatusMessage]:
+    """Return the health of a workspace as messages, the most urgent first.
 
-    `permissions` maps the paths of its queries to the permissions that they need. `list_messages` are the messages
-    about its lists. `remaining_history` is the number of history chunks to fetch. `mismatched_zone` is the configured
-    time zone if Braze's days differ from it, otherwise empty.
+    `status_counts` are the numbers of its queries by status, `paths` the paths of their endpoints. `list_messages` are
+    the messages about its lists. `remaining_history` is the number of history chunks to fetch. `mismatched_zone` is the
+    configured time zone if Braze's days differ from it, otherwise empty.
     """
+    failures = [failure for path, failure in limiter_status.endpoint_failures.items() if path in paths]
+    if limiter_status.key_failure is not None and paths:
+        failures = [limiter_status.key_failure]
     messages = [
-        *_auth_messages(limiter_status, permissions, format_time_in),
+        *(
+            (Level.ERROR, f"{failure_message(failure.error)}. {retry_message(failure.seconds, format_time_in)}")
+            for failure in failures
+        ),
         *(
             (Level.WARNING, f"Requests paused until {_pause_message(pause, format_time_in)}.")
             for pause in limiter_status.pauses.values()
@@ -165,45 +147,20 @@ def workspace_health(
     if remaining_history:
         calls = pluralize(remaining_history, "call", "calls")
         messages.append((Level.OK, f"Fetching history for baselines: {calls} left."))
-    messages.sort(key=lambda item: list(Level).index(item[0]))
-    return Health(messages[0][0], [text for _, text in messages])
-
-
-def retry_message(seconds: float, format_time_in: TimeFormatter) -> str:
-    """Return the sentence for the next attempt: `seconds` from now, or at the next scrape if `seconds` is 0."""
-    return f"Next attempt {f'at {format_time_in(seconds)}' if seconds else 'at the next scrape'}."
-
-
-def _auth_messages(
-    limiter_status: LimiterStatus, permissions: Mapping[str, str], format_time_in: TimeFormatter
-) -> list[StatusMessage]:
-    if (failure := limiter_status.key_failure) is not None and permissions:
-        failures = [(_rejection(failure.error), failure)]
-    else:
-        failures = [
-            (_permission_message(failure.error, permissions[endpoint]), failure)
-            for endpoint, failure in limiter_status.endpoint_failures.items()
-            if endpoint in permissions
-        ]
-    return [(Level.ERROR, f"{text}. {retry_message(failure.seconds, format_time_in)}") for text, failure in failures]
-
-
-def _permission_message(error: BrazeError, permission: str) -> str:
-    status = "401 Unauthorized" if error.reason is Reason.UNAUTHORIZED else "403 Forbidden"
-    return f"{status}: the key lacks the permission {permission}"
+    return sorted(messages, key=lambda message: list(Level).index(message[0]))
 
 
 def _status_messages(status_counts: Counter[QueryStatus]) -> list[StatusMessage]:
     total = status_counts.total()
     if not total:
         return []
+    queries = pluralize(total, "query", "queries")
     if status_counts[QueryStatus.UP] == total:
-        text = "The only query is" if total == 1 else f"All {pluralize(total, 'query', 'queries')} are"
-        return [(Level.OK, f"{text} {STATUS_MESSAGES[QueryStatus.UP][0]}.")]
+        return [(Level.OK, "The only query is up." if total == 1 else f"All {queries} are up.")]
     return [
-        (level, f"{status_counts[state]:,} of {pluralize(total, 'query', 'queries')} {name}.")
-        for state, (name, level) in STATUS_MESSAGES.items()
-        if status_counts[state] and state is not QueryStatus.UP
+        (level, f"{status_counts[status]:,} of {queries} {status}.")
+        for status, level in STATUS_LEVELS.items()
+        if status_counts[status] and status is not QueryStatus.UP
     ]
 
 

@@ -56,7 +56,8 @@ def scrape_for(exporter: ExporterRig, seconds: float, every: float = 15.0) -> No
 
 def workspace_messages(exporter: ExporterRig, workspace: int = 0) -> Sequence[str]:
     """Return the messages of the status page about a workspace."""
-    return read_status_response(exporter.exporter)["workspaces"][workspace]["messages"]
+    messages: list[str] = read_status_response(exporter.exporter)["workspaces"][workspace]["messages"]
+    return messages
 
 
 def details(caplog: pytest.LogCaptureFixture) -> list[str]:

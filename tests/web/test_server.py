@@ -26,6 +26,7 @@ from braze_exporter.web.acceptor import Acceptor
 from braze_exporter.web.access import AccessControl
 from braze_exporter.web.connection import Connection, HttpResponse, Send
 from braze_exporter.web.request import Request
+from braze_exporter.web.status_page import StatusPage
 
 
 @pytest.mark.parametrize(
@@ -107,18 +108,6 @@ class PendingSource:
         self.incomplete_count += 1
 
 
-class EmptyStatusPage:
-    """A status page that is not used."""
-
-    policy = ""
-
-    def html(self) -> bytes:
-        """Return an empty page."""
-        return b""
-
-    json = html
-
-
 async def scrape(
     application: server.Application, scrape_timeout: str | None, send_seconds: float = 0.0, password: str = ""
 ) -> tuple[float, bytes]:
@@ -146,7 +135,7 @@ def test_scrape_waits_until_offset_before_timeout() -> None:
 
     async def test() -> None:
         source = PendingSource()
-        application = server.Application(source, status_page=EmptyStatusPage(), timeout_offset_seconds=1.5)
+        application = server.Application(source, status_page=StatusPage(dict), timeout_offset_seconds=1.5)
         seconds, body = await scrape(application, "2")
         assert 0.4 < seconds < 1.9
         assert (body, source.incomplete_count) == (b"page", 1)
@@ -165,7 +154,7 @@ def test_password_check_counts_as_scrape_time(tmp_path: Path) -> None:
     access = AccessControl(file, time.monotonic)
 
     async def test() -> None:
-        application = server.Application(PendingSource(), status_page=EmptyStatusPage(), access=access)
+        application = server.Application(PendingSource(), status_page=StatusPage(dict), access=access)
         seconds, body = await scrape(application, str(3 * check_seconds), password="alice:secret")  # noqa: S106
         assert 2.9 * check_seconds < seconds < 3.9 * check_seconds
         assert body == b"page"
@@ -179,7 +168,7 @@ def test_scrape_waits_less_after_slow_send() -> None:
     """A scrape leaves twice the time in which the last page was sent; the one after it waits as usual again."""
 
     async def test() -> None:
-        application = server.Application(PendingSource(), status_page=EmptyStatusPage(), timeout_offset_seconds=0.1)
+        application = server.Application(PendingSource(), status_page=StatusPage(dict), timeout_offset_seconds=0.1)
         assert (await scrape(application, "2", send_seconds=0.6))[0] > 1.8
         assert 0.3 < (await scrape(application, "2"))[0] < 1.3
         assert (await scrape(application, "2", send_seconds=1.1))[0] > 1.5
@@ -195,7 +184,7 @@ def test_slow_client_without_timeout_shortens_no_scrape() -> None:
 
     async def test() -> None:
         source = PendingSource()
-        application = server.Application(source, status_page=EmptyStatusPage())
+        application = server.Application(source, status_page=StatusPage(dict))
         source.is_answered = True
         assert (await scrape(application, None, send_seconds=1))[0] < 1
         source.is_answered = False
@@ -210,7 +199,7 @@ def test_scrape_waits_less_after_slow_render() -> None:
 
     async def test() -> None:
         source = PendingSource()
-        application = server.Application(source, status_page=EmptyStatusPage(), timeout_offset_seconds=0.1)
+        application = server.Application(source, status_page=StatusPage(dict), timeout_offset_seconds=0.1)
         source.render_seconds = 0.6
         assert (await scrape(application, "2"))[0] > 2.3
         source.render_seconds = 0.0
@@ -226,7 +215,7 @@ def test_scrape_waits_for_disk_until_deadline() -> None:
     async def test() -> None:
         source = PendingSource()
         source.is_answered, source.is_written = True, False
-        application = server.Application(source, status_page=EmptyStatusPage(), timeout_offset_seconds=0.5)
+        application = server.Application(source, status_page=StatusPage(dict), timeout_offset_seconds=0.5)
         for _ in range(2):
             seconds, body = await scrape(application, "1")
             assert 0.4 < seconds < 0.9
@@ -242,7 +231,7 @@ def test_scrape_without_time_to_wait_is_complete_if_nothing_is_due() -> None:
     async def test() -> None:
         source = PendingSource()
         source.is_answered, source.start_seconds = True, 0.02
-        application = server.Application(source, status_page=EmptyStatusPage(), timeout_offset_seconds=9)
+        application = server.Application(source, status_page=StatusPage(dict), timeout_offset_seconds=9)
         assert (await scrape(application, "1"))[1] == b"page"
         assert source.incomplete_count == 0
 
@@ -369,7 +358,7 @@ def test_ended_connections_are_freed_without_garbage_collector(
     tls.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
 
     async def run() -> None:
-        application = server.Application(PendingSource(), status_page=EmptyStatusPage())
+        application = server.Application(PendingSource(), status_page=StatusPage(dict))
         with listening_on("127.0.0.1:0") as (listener,):
             acceptor = Acceptor([listener], application, lambda: tls if has_tls else None)
             client_tls = pki.client() if has_tls and message.startswith(b"GET") else None
