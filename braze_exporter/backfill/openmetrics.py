@@ -18,7 +18,7 @@ from braze_exporter.braze.buckets import bucket_number
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Point, SeriesHead
-from braze_exporter.config.document import shorten
+from braze_exporter.config.document import shorten_path
 from braze_exporter.metrics.exposition import format_header, format_labels
 from braze_exporter.metrics.families import Family, build_counter, build_gauge
 from braze_exporter.scheduler.plan import Plan, counter_sources
@@ -66,12 +66,12 @@ def write_openmetrics(request: BackfillRequest, plan: Plan, resume_file: ResumeF
             file.flush()
             os.fsync(file.fileno())
         if os.path.lexists(request.output):
-            text = f"{shorten(request.output, 200)} was created by another program during the backfill; move the file"
+            text = f"{shorten_path(request.output)} was created by another program during the backfill; move the file"
             raise BackfillError(text)
         path.rename(request.output)
     except OSError as error:
         text = (
-            f"{shorten(request.output, 200)} cannot be written ({error.strerror}); free disk space, or make it writable"
+            f"{shorten_path(request.output)} cannot be written ({error.strerror}); free disk space, or make it writable"
         )
         raise BackfillError(text) from None
     finally:

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 from braze_exporter.braze.buckets import bucket_end, bucket_start, midnight
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Point
-from braze_exporter.config.document import shorten
+from braze_exporter.config.document import shorten, shorten_path
 from braze_exporter.metrics.promql import select_series
 from braze_exporter.metrics.self_families import BUILD_INFO
 from braze_exporter.scheduler.history_ranges import build_chunks
@@ -144,15 +144,15 @@ class BackfillRequest:
         folder = self.output.parent
         if not folder.is_dir():
             raise BackfillError(
-                f"--output={shorten(self.output, 200)}: directory {shorten(folder, 200)} does not exist; create it"
+                f"--output={shorten_path(self.output)}: directory {shorten_path(folder)} does not exist; create it"
             )
         if os.path.lexists(self.output):
-            text = f"--output={shorten(self.output, 200)} already exists; choose another path, or remove the file"
+            text = f"--output={shorten_path(self.output)} already exists; choose another path, or remove the file"
             raise BackfillError(text)
         unfinished = self.unfinished_output_path
         if os.path.lexists(unfinished) and (unfinished.is_dir() or not self.resume_path.exists()):
             raise BackfillError(
-                f"{shorten(unfinished, 200)} is a file of another type; choose another --output, or move the file"
+                f"{shorten_path(unfinished)} is a file of another type; choose another --output, or move the file"
             )
 
     def _check_span(self, queries: Iterable[Query], now: float) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from braze_exporter.backfill.request import BackfillError, TimeArgument
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Point, Series, SeriesHead
-from braze_exporter.config.document import shorten
+from braze_exporter.config.document import shorten_path
 from braze_exporter.state.database import (
     ROLLBACK_JOURNAL,
     WRITE_AHEAD_LOG,
@@ -90,7 +90,7 @@ class ResumeFile:
     def save(self, chunk: Query, series_list: Sequence[Series]) -> None:
         """Store the series of a response in one transaction. They are kept if the process is killed afterwards."""
         if not self.is_kept:
-            raise BackfillError(f"{shorten(self._path, 200)} was deleted or replaced")
+            raise BackfillError(f"{shorten_path(self._path)} was deleted or replaced")
         connection = self._connection
         with self._translate_errors(), transaction(connection):
             key = (_query_key(chunk),)
@@ -161,14 +161,14 @@ class ResumeFile:
         except ForeignFileError as error:
             raise BackfillError(f"{error}; {remedy}, or move the file") from None
         except OSError as error:
-            raise BackfillError(f"{shorten(self._path, 200)} cannot be read ({error.strerror}); {remedy}") from None
+            raise BackfillError(f"{shorten_path(self._path)} cannot be read ({error.strerror}); {remedy}") from None
 
     def _prepare(self, time_range: tuple[str, str], connection: sqlite3.Connection, version: int) -> None:
         """Create the tables if the file is new.
 
         Raises `BackfillError` if the file has another version, or responses for another time range.
         """
-        path, execute = shorten(self._path, 200), connection.execute
+        path, execute = shorten_path(self._path), connection.execute
         if not version:
             create_tables(connection, APPLICATION_ID, SCHEMA_VERSION, _TABLES)
             execute("INSERT INTO time_range VALUES (?, ?)", time_range)
@@ -188,7 +188,7 @@ class ResumeFile:
     @contextlib.contextmanager
     def _translate_errors(self) -> Iterator[None]:
         """Hold the lock, and raise errors of the file as `BackfillError`."""
-        path = shorten(self._path, 200)
+        path = shorten_path(self._path)
         with self._lock:
             try:
                 yield

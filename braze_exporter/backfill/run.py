@@ -18,7 +18,7 @@ from braze_exporter.braze.errors import BrazeError
 from braze_exporter.braze.pools import Endpoint
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.transport import DEFAULT_TIMEOUTS, Timeouts
-from braze_exporter.config.document import shorten
+from braze_exporter.config.document import shorten, shorten_path
 from braze_exporter.config.loading import Config
 from braze_exporter.config.plurals import pluralize
 from braze_exporter.config.schema import Settings
@@ -83,7 +83,7 @@ def run_backfill(
             calls = f"{done + reader.response_count:,} of {pluralize(total, 'call', 'calls')}"
             if not resume_file.is_kept:
                 return f"The responses to {calls} are lost"
-            path = shorten(request.resume_path, 200)
+            path = shorten_path(request.resume_path)
             return f"The responses to {calls} are saved in {path}; run the same command again to resume"
 
         def stop() -> str:
@@ -100,7 +100,7 @@ def run_backfill(
                     progress.update(ProgressState(done + reader.response_count, total, _describe_pause(reader, ctx)))
             _check_rejected(reader.rejected)
             progress.print_line(
-                f"{pluralize(total, 'call', 'calls')} completed, writing {shorten(request.output, 200)}"
+                f"{pluralize(total, 'call', 'calls')} completed, writing {shorten_path(request.output)}"
             )
             summary = write_openmetrics(request, plan, resume_file)
         except BackfillError as error:
@@ -198,7 +198,7 @@ def _import_instructions(request: BackfillRequest, summary: ExportSummary, now: 
     samples, series = pluralize(summary.samples, "sample", "samples"), pluralize(summary.series, "series", "series")
     lines = [
         (
-            f"{shorten(output, 200)} contains {samples} of {series}, from {format_time(summary.oldest)} to "
+            f"{shorten_path(output)} contains {samples} of {series}, from {format_time(summary.oldest)} to "
             f"{format_time(summary.newest)}."
         )
     ]

@@ -12,7 +12,7 @@ from braze_exporter.backfill.context import CommandContext
 from braze_exporter.braze import transport
 from braze_exporter.braze.clock import Clock
 from braze_exporter.commands.proxies import find_proxies
-from braze_exporter.config.document import ConfigError, Problem, shorten
+from braze_exporter.config.document import ConfigError, Problem, shorten_path
 from braze_exporter.config.files import read_file
 from braze_exporter.config.loading import Config
 from braze_exporter.config.schema import Workspace
@@ -40,7 +40,7 @@ def open_session(config: Config, environ: Mapping[str, str]) -> requests.Session
         reason = "contains no PEM certificate"
     except OSError as error:
         reason = error.strerror or "invalid"
-    file = shorten(bundle or "the CA file of certifi", 200)
+    file = shorten_path(bundle or "the CA file of certifi")
     text = f"{file} cannot be used ({reason}); set a file of CA certificates, or unset the variable"
     raise ConfigError(variable, [Problem((), text)])
 

@@ -56,7 +56,7 @@ class ConfigError(Exception):
 
     def __init__(self, source: str, problems: Iterable[Problem]) -> None:
         """Store the `problems` of the config named `source`, sorted by line."""
-        self.source = shorten(source, 200)
+        self.source = shorten_path(source)
         self.problems = tuple(sorted(set(problems), key=lambda p: (p.line or 0, format_path(p.path), p.text)))
         super().__init__("\n".join(problem.render(self.source) for problem in self.problems))
 
@@ -126,6 +126,11 @@ def shorten(value: object, limit: int = 60) -> str:
     """Return `value` as text for a one-line message: printable, and at most `limit` characters long."""
     text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(value))
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def shorten_path(path: object) -> str:
+    """Return the path of a file for a one-line message: printable, and at most 200 characters long."""
+    return shorten(path, 200)
 
 
 def echo_value(value: object) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from braze_exporter.config.document import MASK, shorten
+from braze_exporter.config.document import MASK, shorten_path
 from braze_exporter.config.files import read_file
 
 MUST_BE_PATH = "must be a file path such as /run/secrets/braze_api_key, not the key itself"
@@ -142,7 +142,7 @@ def read_key_file(path: str) -> Secret:
 
 def describe_key_file(problem: str, path: str) -> str:
     """Return the message for a problem with the key file. It omits a `path` that may be the key itself."""
-    return f"{problem}: {shorten(path, 200)}" if _SHOWN_PATH.match(path) else f"{problem}; {MUST_BE_PATH}"
+    return f"{problem}: {shorten_path(path)}" if _SHOWN_PATH.match(path) else f"{problem}; {MUST_BE_PATH}"
 
 
 def describe_unset_variable(name: str) -> str:

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from braze_exporter.config.document import shorten
+from braze_exporter.config.document import shorten_path
 from braze_exporter.state.errors import ForeignFileError
 
 # The headers of SQLite's files (https://www.sqlite.org/fileformat2.html): the database, its rollback journal and its
@@ -36,13 +36,13 @@ def read_schema_version(path: Path, application_id: int, beside: Mapping[str, tu
         neighbor = path.with_name(path.name + suffix)
         begin = _read_header(neighbor)
         if begin and not begin.startswith(beside.get(suffix, ())):
-            raise ForeignFileError(f"{shorten(neighbor, 200)} is a file of another type")
+            raise ForeignFileError(f"{shorten_path(neighbor)} is a file of another type")
     if not header:
         return None
     if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC_BYTES):
-        raise ForeignFileError(f"{shorten(path, 200)} is a file of another type")
+        raise ForeignFileError(f"{shorten_path(path)} is a file of another type")
     if int.from_bytes(header[_APPLICATION_ID_BYTES]) != application_id:
-        raise ForeignFileError(f"{shorten(path, 200)} is a database of another type")
+        raise ForeignFileError(f"{shorten_path(path)} is a database of another type")
     return int.from_bytes(header[_VERSION_BYTES], signed=True)
 
 
@@ -61,7 +61,7 @@ def _read_header(path: Path) -> bytes:
     except FileNotFoundError:
         return b""
     if status.st_nlink > 1 and not header.startswith(_MAGIC_BYTES):
-        raise ForeignFileError(f"{shorten(path, 200)} has another hard link")
+        raise ForeignFileError(f"{shorten_path(path)} has another hard link")
     return header
 
 
@@ -69,7 +69,7 @@ def check_regular(path: Path, mode: int) -> None:
     """Raise `ForeignFileError` if the file with this `mode` is not a regular file."""
     if not stat.S_ISREG(mode):
         what = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
-        raise ForeignFileError(f"{shorten(path, 200)} is {what}")
+        raise ForeignFileError(f"{shorten_path(path)} is {what}")
 
 
 def check_owner(path: Path) -> None:
@@ -82,7 +82,7 @@ def check_owner(path: Path) -> None:
         owner, directory = path.lstat().st_uid, path.parent.stat()
         is_shared = directory.st_mode & stat.S_ISVTX and directory.st_mode & stat.S_IWOTH
         if is_shared and owner not in {os.geteuid(), directory.st_uid}:
-            raise ForeignFileError(f"{shorten(path, 200)} belongs to another user")
+            raise ForeignFileError(f"{shorten_path(path)} belongs to another user")
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -8,7 +8,7 @@ import os
 import time
 from pathlib import Path
 
-from braze_exporter.config.document import shorten
+from braze_exporter.config.document import shorten_path
 from braze_exporter.state.database import check_regular
 from braze_exporter.state.errors import ForeignFileError, StateFileError
 
@@ -69,7 +69,7 @@ def lock_file(real: Path, deadline: Deadline) -> io.FileIO:
                 if not deadline.wait():
                     raise StateFileError(describe_lock(str(real))) from None
             except OSError as error:
-                shown_path = shorten(path, 200)
+                shown_path = shorten_path(path)
                 text = f"{shown_path} cannot be locked ({error.strerror}); {remedy}, on a file system with locks"
                 raise StateFileError(text) from error
 
@@ -89,7 +89,7 @@ def _open_lock_file(real: Path, path: Path) -> io.FileIO:
     except ForeignFileError as error:
         raise StateFileError(f"{error}; {remedy}, or move the file") from None
     except OSError as error:
-        shown_path = shorten(path if os.path.lexists(path) else real, 200)
+        shown_path = shorten_path(path if os.path.lexists(path) else real)
         raise StateFileError(
             f"{shown_path} cannot be used ({error.strerror}); {remedy}, or make this one writable"
         ) from error
@@ -100,10 +100,10 @@ def check_lock_file(path: Path, status: os.stat_result) -> None:
     """Raise `ForeignFileError` if the file with this `status` is not a lock file, which is regular and empty."""
     check_regular(path, status.st_mode)
     if status.st_size:
-        raise ForeignFileError(f"{shorten(path, 200)} is a file of another type")
+        raise ForeignFileError(f"{shorten_path(path)} is a file of another type")
 
 
 def describe_lock(path: str) -> str:
     """Return the message about a state file that another process has locked."""
     remedy = "use one state file per exporter, or wait until it has stopped"
-    return f"{shorten(path, 200)} is locked by another exporter; {remedy}"
+    return f"{shorten_path(path)} is locked by another exporter; {remedy}"

@@ -12,7 +12,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, TypeVar
 
-from braze_exporter.config.document import shorten
+from braze_exporter.config.document import shorten_path
 from braze_exporter.state.contents import is_damage, read_budgets, read_counters, read_names
 from braze_exporter.state.counter_state import CounterKey, CounterState, NameKey
 from braze_exporter.state.database import (
@@ -110,7 +110,7 @@ class StateFile:
 
         Raises `StateFileError` if the file was just deleted, was replaced or truncated, or cannot be created again.
         """
-        shown_path = shorten(self._path, 200)
+        shown_path = shorten_path(self._path)
         try:
             status = self._path.lstat()
         except (FileNotFoundError, NotADirectoryError):
@@ -132,7 +132,7 @@ class StateFile:
 
     def _create_again(self) -> None:
         """Create the deleted file again, and use it from now on. Raises `StateFileError` if that is not possible."""
-        shown_path = shorten(self._path, 200)
+        shown_path = shorten_path(self._path)
         self._renew_lock()
         try:
             with self._path.open("xb") as file:  # fails if the path is in use again
@@ -184,10 +184,10 @@ def inspect_state_file(path: str) -> None:
     real = Path(os.path.realpath(path))
     _inspect(real, Path(path))
     if not real.parent.is_dir():
-        raise InaccessibleError(f"{shorten(real.parent, 200)} does not exist; create the directory")
+        raise InaccessibleError(f"{shorten_path(real.parent)} does not exist; create the directory")
     for each in (real.parent, real, lock_path(real)):
         if each.exists() and not os.access(each, os.W_OK):
-            raise InaccessibleError(f"{shorten(each, 200)} is not writable; make it writable for the exporter's user")
+            raise InaccessibleError(f"{shorten_path(each)} is not writable; make it writable for the exporter's user")
 
 
 def open_state_file(path: str, wait: float = LOCK_TIMEOUT_SECONDS, aliases: Aliases = NO_ALIASES) -> StateFile:
@@ -211,7 +211,7 @@ def open_state_file(path: str, wait: float = LOCK_TIMEOUT_SECONDS, aliases: Alia
         try:
             state_file = StateFile(real, connection, contents, lock)
         except OSError as error:  # deleted since it was opened
-            raise StateFileError(f"{shorten(path, 200)} cannot be used ({error.strerror}); try again") from error
+            raise StateFileError(f"{shorten_path(path)} cannot be used ({error.strerror}); try again") from error
         stack.pop_all()
         return state_file
 
@@ -247,7 +247,7 @@ def _free_name(name: str) -> str:
 
 
 def _inspect(real: Path, path: Path) -> None:
-    shown_path, remedy = shorten(real, 200), "choose another path for state_file"
+    shown_path, remedy = shorten_path(real), "choose another path for state_file"
     try:
         check_owner(path)  # may be a link to `real`
         version = read_schema_version(real, APPLICATION_ID, {"-journal": ROLLBACK_JOURNAL})
@@ -310,4 +310,4 @@ def _describe_error(path: str, error: sqlite3.DatabaseError) -> str:
     if "locked" in str(error):
         return describe_lock(path)
     remedy = "choose another path for state_file, or make this one writable"
-    return f"{shorten(path, 200)} cannot be used ({error}); {remedy}"
+    return f"{shorten_path(path)} cannot be used ({error}); {remedy}"

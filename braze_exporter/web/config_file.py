@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 
-from braze_exporter.config.document import MASK, ConfigError, KeyPath, echo_value, parse, shorten
+from braze_exporter.config.document import MASK, ConfigError, KeyPath, echo_value, parse, shorten_path
 from braze_exporter.config.files import read_config_text, read_file
 from braze_exporter.config.secrets import Secret
 from braze_exporter.config.validation import InvalidError, validate
@@ -142,7 +142,7 @@ def _describe_unreadable(path: FilePath, written: str) -> str | None:
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or "invalid path"
         is_shown = written.startswith(("/", "./", "../")) or echo_value(written) != MASK
-        return f"cannot be read ({reason}): {shorten(path, 200) if is_shown else MASK}"
+        return f"cannot be read ({reason}): {shorten_path(path) if is_shown else MASK}"
     return None
 
 
@@ -155,7 +155,7 @@ def _load(context: ssl.SSLContext, files: Mapping[str, FilePath]) -> Iterator[tu
     except (ssl.SSLError, OSError, _EncryptedError) as error:
         yield _describe_load_error(certificate, key, error)
     if "client_ca_file" in files and not _holds_certificate(context, files["client_ca_file"]):
-        yield "client_ca_file", f"contains no PEM certificate: {shorten(files['client_ca_file'], 200)}"
+        yield "client_ca_file", f"contains no PEM certificate: {shorten_path(files['client_ca_file'])}"
 
 
 class _EncryptedError(Exception):
@@ -179,7 +179,7 @@ def _describe_load_error(certificate: FilePath, key: FilePath, error: Exception)
     if isinstance(error, _EncryptedError):
         return "key_file", "is encrypted; provide the key without a passphrase, readable only by the exporter"
     if not _holds_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate):
-        return "cert_file", f"contains no PEM certificate: {shorten(certificate, 200)}"
+        return "cert_file", f"contains no PEM certificate: {shorten_path(certificate)}"
     reason = getattr(error, "reason", None)
     if reason in _MISMATCHES:
         return "key_file", "does not match the certificate in cert_file; provide the key of that certificate"
@@ -188,4 +188,4 @@ def _describe_load_error(certificate: FilePath, key: FilePath, error: Exception)
             "cert_file",
             "has a key that is too small for OpenSSL (EE_KEY_TOO_SMALL); create a certificate with a larger key",
         )
-    return "key_file", f"contains no PEM private key: {shorten(key, 200)}"
+    return "key_file", f"contains no PEM private key: {shorten_path(key)}"
