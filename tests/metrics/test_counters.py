@@ -1,6 +1,7 @@
 """Test that counters only rise, count each occurrence once, and are saved before they are shown."""
 
 import contextlib
+import math
 import os
 import signal
 import sqlite3
@@ -9,7 +10,8 @@ import sys
 import tempfile
 import threading
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -33,6 +35,7 @@ from support import (
 )
 
 from braze_exporter.braze.kinds import MAX_LENGTH, Unit
+from braze_exporter.braze.series import ABSENT, HOLE
 from braze_exporter.braze.transport import open_session
 from braze_exporter.config.loading import load_config
 from braze_exporter.exporter.exporter import Exporter
@@ -75,23 +78,137 @@ def record_series(
     )
 
 
-reports = st.lists(st.dictionaries(st.integers(0, 30), st.integers(0, 50).map(float), max_size=12), max_size=12)
+@dataclass(frozen=True)
+class Report:
+    """A response to a query with several series, with the arguments of `Counters.record`.
+
+    Each of `columns` has a value for each of `numbers`. The series `hidden` is not exported.
+    """
+
+    numbers: tuple[int, ...]
+    columns: Mapping[str, Sequence[float]]
+    requested_from: int
+    is_complete: bool
+    unknown: Sequence[int]
+    new_from: int | None
+    zone: str
+
+    def record(self, counters: SavedCounters) -> dict[str, float]:
+        """Record the response, save the counters, and return the totals on the next page."""
+        counters.release(PURCHASES)
+        counters.record(
+            PURCHASES,
+            Unit.DAY,
+            self.numbers,
+            [(_series_key(name), array("d", values), name != "hidden") for name, values in self.columns.items()],
+            requested_from=self.requested_from,
+            requested_at=1.0,
+            is_complete=self.is_complete,
+            unknown=self.unknown,
+            new_from=self.new_from,
+            zone=self.zone,
+        )
+        counters.save()
+        return {name: counters.expose(PURCHASES, [_series_key(name)])[0] for name in SERIES}
 
 
-@given(reports)
-def test_total_never_falls_and_counts_once(responses: list[dict[int, float]]) -> None:
-    """The total never falls, and it never exceeds the sum of the highest values reported for the buckets."""
-    counters = SavedCounters()
-    last_total = 0.0
-    most: dict[int, float] = {}
-    for number, buckets in enumerate(responses):
-        total = record(counters, buckets)
-        assert total >= last_total
-        assert number or total == 0
-        last_total = total
-        for bucket, value in buckets.items():
-            most[bucket] = max(most.get(bucket, 0.0), value)
-        assert total <= sum(most.values())
+SERIES = ("", "email", "sms", "hidden")
+
+
+def _series_key(name: str) -> tuple[str, ...]:
+    return (name,) if name else ()
+
+
+@st.composite
+def make_report(draw: st.DrawFn) -> Report:
+    """Return a response for some days."""
+    numbers = tuple(sorted(draw(st.sets(st.integers(1, 12) | st.integers(1, 150), max_size=8))))
+    values = st.integers(-2, 9).map(float) | st.sampled_from([HOLE, ABSENT])
+    return Report(
+        numbers,
+        draw(st.dictionaries(st.sampled_from(SERIES), st.tuples(*[values] * len(numbers)))),
+        draw(st.integers(1, 12)),
+        draw(st.booleans()),
+        draw(st.sampled_from([(), range(3, 7), range(20, 130)])),
+        draw(st.none() | st.integers(1, 12)),
+        draw(st.sampled_from(["", "", "", "Europe/Paris", "Asia/Tokyo"])),
+    )
+
+
+@dataclass
+class ModelCounter:
+    """The expected counter of one series, bucket by bucket. None is a bucket without a number yet."""
+
+    floor: int
+    total: float
+    highest: dict[int, float | None] = field(default_factory=dict)
+
+    def count(self, number: int, value: float) -> None:
+        """Count a value."""
+        highest = self.highest.get(number, 0.0)
+        if highest is None:
+            self.highest[number] = max(value, 0.0)
+        elif number >= self.floor and value > highest:
+            self.total += value - highest
+            self.highest[number] = value
+
+
+class ModelCounters:
+    """The expected counters of a query."""
+
+    def __init__(self) -> None:
+        self._zone = ""
+        self._numbers: set[int] = set()
+        self._counters: dict[str, ModelCounter] = {}
+
+    def record(self, report: Report) -> dict[str, float]:
+        """Count the rises of a response, and return the totals on the next page.
+
+        A new series has been on no page, so that what it counted is shown on the page after the next.
+        """
+        former = {name: counter.total for name, counter in self._counters.items()}
+        if report.zone and self._zone and report.zone != self._zone:
+            self._zone, self._numbers, self._counters = "", set(), {}
+        self._zone = self._zone or report.zone
+        if report.is_complete and report.numbers:
+            self._forget(min(report.requested_from, *report.numbers))
+        self._numbers |= {*report.unknown, *report.numbers}
+        if len(self._numbers) > MAX_LENGTH:
+            self._forget(sorted(self._numbers)[-MAX_LENGTH])
+        shown = dict.fromkeys(SERIES, 0.0) | {name: counter.total for name, counter in self._counters.items()}
+        for name, values in report.columns.items():
+            buckets = {number: v for number, v in zip(report.numbers, values, strict=True) if v != ABSENT}
+            is_new = name not in self._counters
+            if is_new:
+                self._counters[name] = self._make_counter(report, buckets, former.get(name, 0.0))
+            for number, value in buckets.items():
+                if number in self._numbers and not math.isnan(value):
+                    self._counters[name].count(number, value)
+            shown[name] = former.get(name, 0.0) if is_new and name in {"email", "sms"} else self._counters[name].total
+        return shown
+
+    def _forget(self, oldest: int) -> None:
+        """Forget the buckets before `oldest`, which then never count."""
+        if min(self._numbers, default=oldest) < oldest:
+            self._numbers = {number for number in self._numbers if number >= oldest}
+            for counter in self._counters.values():
+                counter.floor = max(counter.floor, oldest)
+
+    def _make_counter(self, report: Report, buckets: Mapping[int, float], total: float) -> ModelCounter:
+        """Return the counter of a new series. Its first response counts 0, unless `new_from` is given."""
+        if report.new_from is not None:
+            return ModelCounter(report.new_from, total)
+        first: dict[int, float | None] = dict.fromkeys(report.unknown)
+        first |= {number: None if math.isnan(value) else max(value, 0.0) for number, value in buckets.items()}
+        return ModelCounter(min(first, default=report.requested_from), total, first)
+
+
+@given(st.lists(make_report(), max_size=6))
+def test_counters_equal_model(responses: list[Report]) -> None:
+    """Each page has the totals of a model that keeps each bucket of each series in a dictionary."""
+    counters, model = SavedCounters(), ModelCounters()
+    for report in responses:
+        assert report.record(counters) == model.record(report)
 
 
 def test_new_series_counts_from_zero(tmp_path: Path) -> None:
@@ -141,24 +258,7 @@ def test_unchanged_counters_are_not_written() -> None:
     assert counters.revision == revision
 
 
-def test_negative_value_counts_from_zero() -> None:
-    """Negative values of the first response count as 0, so that a later rise to 0 does not count."""
-    counters = SavedCounters()
-    assert record(counters, {7: -50.0}) == 0
-    assert record(counters, {7: 0.0}) == 0
-    assert record(counters, {7: 20.0}) == 20
-
-
-@given(st.lists(st.integers(0, 1_000).map(float), min_size=1, max_size=30))
-def test_growing_bucket_is_counted_in_full(values: list[float]) -> None:
-    """A bucket that first appears after the first response counts with its highest value."""
-    counters = SavedCounters()
-    record(counters, {0: 5.0})
-    totals = [record(counters, {0: 5.0, 1: value}) for value in values]
-    assert totals[-1] == max(values)
-
-
-@given(reports)
+@given(st.lists(st.dictionaries(st.integers(0, 30), st.integers(0, 50).map(float), max_size=12), max_size=12))
 @settings(max_examples=30)
 def test_restart_with_state_keeps_totals(responses: list[dict[int, float]]) -> None:
     """Counters that are closed and opened between responses equal counters that stay open."""
@@ -205,20 +305,6 @@ def test_buckets_that_no_usual_response_has_are_forgotten(path: str) -> None:
         assert record_next(9.0, *repair) == (48 + 24 * 6, 98)
         assert record_next(5.0, 300) == (48 + 24 * 6 + 5, 1)
         assert record_next(50.0, 99, 300) == (48 + 24 * 6 + 50, 2)
-
-
-def test_empty_first_response_counts_from_zero() -> None:
-    """After an empty first response, buckets within its requested range count and older ones do not."""
-    counters = SavedCounters()
-    record(counters, {}, requested_from=10)
-    assert record(counters, {9: 100.0, 10: 5.0, 11: 7.0}) == 12.0
-
-
-def test_older_buckets_never_count() -> None:
-    """Buckets before the first row of the first response never count, even if its request began one bucket earlier."""
-    counters = SavedCounters()
-    record(counters, {81: 50.0, 100: 5.0}, requested_from=80)
-    assert record(counters, {80: 50.0, 81: 50.0, 100: 6.0}) == 1.0
 
 
 def test_changed_unit_keeps_total() -> None:
