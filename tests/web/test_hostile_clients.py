@@ -279,7 +279,7 @@ def test_clients_not_reading_large_page_use_little_memory(config: str) -> None:
         Program.start([f"--config.file={config}"]) as program,
         assert_unaffected(program, growth=100 * MEGABYTE) as clients,  # about 35 pages
     ):
-        for _ in range(2 * HARD_MAX_CONNECTIONS):
+        for _ in range(HARD_MAX_CONNECTIONS + 50):
             (client,) = clients.join(1, SCRAPE, reads=4_096)
             assert client.recv(15) == b"HTTP/1.1 200 OK"  # wait, so that the next client gets a page of its own
 
@@ -294,7 +294,7 @@ def test_tls_clients_not_reading_large_page_use_little_memory(config: str, tmp_p
         assert_unaffected(program, growth=150 * MEGABYTE) as clients,  # asyncio uses 256 KiB for each TLS client
         contextlib.ExitStack() as stack,
     ):
-        for client in clients.join(2 * HARD_MAX_CONNECTIONS, reads=4_096):
+        for client in clients.join(HARD_MAX_CONNECTIONS + 50, reads=4_096):
             with contextlib.suppress(OSError):
                 secure = pki.client().wrap_socket(client, server_hostname="localhost")
                 stack.enter_context(secure)
@@ -309,7 +309,7 @@ def test_slow_reader_gets_whole_page(config: str) -> None:
         response = http.client.HTTPResponse(client)
         response.begin()
         page = b""
-        while chunk := response.read(50_000):
+        while chunk := response.read(100_000):
             page += chunk
             assert program.get("/metrics", {"X-Prometheus-Scrape-Timeout-Seconds": "1"}).status == 200
         assert len(page) == int(response.headers["content-length"]) > 1_000_000

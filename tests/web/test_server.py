@@ -171,8 +171,6 @@ def test_scrape_waits_less_after_slow_send() -> None:
         application = server.Application(PendingSource(), status_page=StatusPage(dict), timeout_offset_seconds=0.1)
         assert (await scrape(application, "2", send_seconds=0.6))[0] > 1.8
         assert 0.3 < (await scrape(application, "2"))[0] < 1.3
-        assert (await scrape(application, "2", send_seconds=1.1))[0] > 1.5
-        assert (await scrape(application, "2"))[0] < 1
         assert (await scrape(application, "2"))[0] > 1.5
 
     asyncio.run(test())
