@@ -17,13 +17,11 @@ from braze_exporter.braze.client import Client
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.query import Query
 from braze_exporter.config.document import shorten
-from braze_exporter.scheduler.admission import Admission
-from braze_exporter.scheduler.backoff import backoff_seconds
-from braze_exporter.scheduler.circuit_breaker import BreakerCall, CircuitBreaker, Decision
+from braze_exporter.scheduler.admission import Admission, Deferred
+from braze_exporter.scheduler.circuit_breaker import BreakerCall, CircuitBreaker, Decision, backoff_seconds
 from braze_exporter.scheduler.clients import WorkspaceClient
-from braze_exporter.scheduler.errors import Deferred
 from braze_exporter.scheduler.key_state import AUTH_REASONS
-from braze_exporter.scheduler.priority import Priority
+from braze_exporter.scheduler.rate_limiter import Priority
 from braze_exporter.scheduler.repair import halve_length, split_chunk
 from braze_exporter.scheduler.worker_pool import Job, WorkerPool
 

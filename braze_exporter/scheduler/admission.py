@@ -14,11 +14,17 @@ from braze_exporter.braze.errors import BrazeError
 from braze_exporter.braze.pools import Endpoint
 from braze_exporter.config.secrets import ApiKey
 from braze_exporter.scheduler.circuit_breaker import Decision, StartCircuitBreaker
-from braze_exporter.scheduler.errors import CircuitOpen, Deferred
 from braze_exporter.scheduler.key_state import AUTH_REASONS, AuthFailure, KeyState
-from braze_exporter.scheduler.priority import Priority
-from braze_exporter.scheduler.rate_limiter import Pause, RateLimiter
+from braze_exporter.scheduler.rate_limiter import Pause, Priority, RateLimiter
 from braze_exporter.state.tables import BudgetRow
+
+
+class Deferred(Exception):  # noqa: N818 - not an error: the call is only delayed
+    """A call was not made, because the rate limiter of its pool does not allow one now. Its query stays due."""
+
+
+class CircuitOpen(Deferred):
+    """A call was not made, because Braze rejected the key at its endpoint or never responded. Its query stays due."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The circuit breaker, which denies calls after a failure and then allows one as a probe.
+"""The backoff after failures, and the circuit breaker, which denies calls after a failure and then allows a probe.
 
 Not thread-safe. Nothing here waits or reads a clock: the current time is passed in, in seconds of the monotonic clock.
 """
@@ -7,14 +7,24 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from braze_exporter.braze.errors import BrazeError, Reason
-from braze_exporter.scheduler.backoff import backoff_seconds
 
 # Seconds after a failure until the next call while Braze has never responded. They double with each failure, up to the
 # maximum.
 FIRST_START_RETRY_SECONDS = 5.0
 MAX_START_RETRY_SECONDS = 60.0
+# More doublings would exceed the maximum of any wait.
+_MAX_DOUBLINGS = 30
 # The failures without a response.
 _UNREACHABLE_REASONS = {Reason.TIMEOUT, Reason.CONNECTION, Reason.DNS, Reason.TLS, Reason.PROXY}
+
+
+def backoff_seconds(initial: float, failures: int, maximum: float, jitter: float = 1.0) -> float:
+    """Return how many seconds to wait after `failures` consecutive failures, at most `maximum`.
+
+    The wait is `initial` seconds after the first failure, and doubles with each further one. `jitter` is a factor near
+    1, so that calls which fail together are not repeated together.
+    """
+    return min(initial * 2.0 ** min(failures - 1, _MAX_DOUBLINGS) * jitter, maximum)
 
 
 class Decision(Enum):

@@ -5,8 +5,7 @@ from typing import TypeAlias
 
 from braze_exporter.braze.errors import BrazeError
 from braze_exporter.braze.query import Query
-from braze_exporter.scheduler.admission import Admission
-from braze_exporter.scheduler.errors import Deferred
+from braze_exporter.scheduler.admission import Admission, Deferred
 from braze_exporter.scheduler.query_state import QueryState
 
 # The workspace and the path of an endpoint. They decide whether a query may be fetched.

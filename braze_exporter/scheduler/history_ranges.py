@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from braze_exporter.braze.buckets import WEEK_SECONDS, bucket_end, bucket_start
 from braze_exporter.braze.query import Query
-from braze_exporter.scheduler.query_lengths import MARGIN_BUCKETS
+from braze_exporter.scheduler.repair import MARGIN_BUCKETS
 
 HistoryRange: TypeAlias = tuple[float, float]
 

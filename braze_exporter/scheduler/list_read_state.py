@@ -13,11 +13,11 @@ from typing import Any
 
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.lists import ListEndpoint, ListItem
-from braze_exporter.scheduler.backoff import backoff_seconds
 from braze_exporter.scheduler.budgets import WorkspaceKey
+from braze_exporter.scheduler.circuit_breaker import backoff_seconds
 from braze_exporter.scheduler.clients import WorkspaceClient
 from braze_exporter.scheduler.key_state import AUTH_REASONS, AUTH_RETRY_SECONDS, KeyState
-from braze_exporter.scheduler.list_pager import ListPager
+from braze_exporter.scheduler.list_reader import ListPager
 from braze_exporter.scheduler.query_rows import DECODE_ERRORS, restore_error, save_error
 from braze_exporter.scheduler.selectors import ListSnapshot
 from braze_exporter.state.tables import TableChanges

@@ -10,13 +10,13 @@ from braze_exporter.braze.calls import Permit
 from braze_exporter.braze.clock import Clock
 from braze_exporter.braze.errors import BrazeError
 from braze_exporter.braze.lists import ListEndpoint
+from braze_exporter.scheduler.admission import CircuitOpen, Deferred
 from braze_exporter.scheduler.budgets import WorkspaceKey
 from braze_exporter.scheduler.clients import WorkspaceClient
-from braze_exporter.scheduler.errors import CircuitOpen, Deferred
-from braze_exporter.scheduler.list_pager import ListPager
 from braze_exporter.scheduler.list_read_state import RETRY_SECONDS, ListReadState, SavedList
+from braze_exporter.scheduler.list_reader import ListPager
 from braze_exporter.scheduler.pool_usage import UNKNOWN_LIST_PAGES
-from braze_exporter.scheduler.priority import Priority
+from braze_exporter.scheduler.rate_limiter import Priority
 from braze_exporter.scheduler.selectors import ListSnapshots
 from braze_exporter.scheduler.worker_pool import Job
 from braze_exporter.state.state_file import StateFile

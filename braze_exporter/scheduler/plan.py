@@ -14,7 +14,7 @@ from braze_exporter.config.loading import Config, LocatedEntry
 from braze_exporter.config.schema import Alerts, Entry, Settings, Workspace
 from braze_exporter.config.values import format_duration
 from braze_exporter.scheduler.pool_usage import PoolUsage, compute_pool_usage, describe_excess, format_rounded_up
-from braze_exporter.scheduler.query_lengths import MARGIN_BUCKETS, newest_length, query_length
+from braze_exporter.scheduler.repair import MARGIN_BUCKETS, newest_length, query_length
 
 # How many fetches in a row may be missed without being a sign of a failure.
 MAX_MISSED_REFRESHES = 3

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from braze_exporter.braze.calls import Response
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.query import Query
-from braze_exporter.scheduler.backoff import backoff_seconds
-from braze_exporter.scheduler.circuit_breaker import FIRST_START_RETRY_SECONDS
+from braze_exporter.scheduler.circuit_breaker import FIRST_START_RETRY_SECONDS, backoff_seconds
 from braze_exporter.scheduler.history_ranges import HistoryRange
 from braze_exporter.scheduler.key_state import AUTH_REASONS, AUTH_RETRY_SECONDS
-from braze_exporter.scheduler.priority import Priority
+from braze_exporter.scheduler.rate_limiter import Priority
 from braze_exporter.scheduler.repair import RequestPlanner
 
 # A query is due this fraction of its refresh before its next time. So if the scrape interval equals the refresh, each

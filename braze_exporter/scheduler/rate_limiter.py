@@ -5,13 +5,11 @@ of the monotonic clock.
 """
 
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import Enum, IntEnum, auto
 
 from braze_exporter.braze.calls import RateLimitHeaders, RateLimitInfo
 from braze_exporter.braze.pools import LISTS_POOL, Pool
-from braze_exporter.scheduler.backoff import backoff_seconds
-from braze_exporter.scheduler.circuit_breaker import BreakerCall, CircuitBreaker, Decision
-from braze_exporter.scheduler.priority import Priority
+from braze_exporter.scheduler.circuit_breaker import BreakerCall, CircuitBreaker, Decision, backoff_seconds
 from braze_exporter.state.tables import BudgetRow
 
 # Seconds for which a pool pauses after a 429 without a reset time. The pause doubles with each consecutive 429, up to
@@ -26,6 +24,17 @@ _CLOCK_SKEW_SECONDS = 60.0
 _RESET_TOLERANCE_FRACTION = 1 / 60
 # One call, minus a tolerance for floating-point rounding.
 _ONE_CALL = 1 - 1e-9
+
+
+class Priority(IntEnum):
+    """What a call is for, the most urgent first.
+
+    Calls for lists leave half of the burst of a pool to queries. Calls for history have a budget of their own too.
+    """
+
+    QUERY = auto()
+    LIST = auto()
+    HISTORY = auto()
 
 
 class PauseReason(Enum):

@@ -12,15 +12,39 @@ from typing import Any
 
 from braze_exporter.braze.buckets import bucket_start
 from braze_exporter.braze.errors import BrazeError, Reason
+from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.query import Query
-from braze_exporter.scheduler.query_lengths import newest_length
 
+# The minimum number of buckets that a usual fetch requests: one day of hours, or two weeks of days, for late data.
+DEFAULT_LENGTH = {Unit.HOUR: 24, Unit.DAY: 14}
+# The bucket in progress, the bucket in which `settle` begins, and one more in case Braze's clock is ahead.
+MARGIN_BUCKETS = 3
 # The failures after which a shorter request may succeed.
 _SHORTER_REQUEST_REASONS = {Reason.INVALID_RESPONSE, Reason.TOO_LARGE}
 # Seconds for which the maximum length stays reduced after an oversized response.
 _REDUCED_LENGTH_SECONDS = 7 * 86_400.0
 # The minimum interval between two immediate retries of a query, in seconds.
 _IMMEDIATE_RETRY_INTERVAL_SECONDS = 3_600.0
+
+
+def newest_length(unit: Unit, settle: float) -> int:
+    """Return the number of newest buckets among which at least one has settled, `settle` being in seconds."""
+    return math.ceil(settle / unit.seconds) + MARGIN_BUCKETS
+
+
+def query_length(unit: Unit, settle: float) -> int:
+    """Return how many buckets a usual fetch requests, `settle` being in seconds."""
+    return max(DEFAULT_LENGTH[unit], newest_length(unit, settle))
+
+
+def fetch_length(query: Query, since: float | None, now: float) -> int:
+    """Return how many buckets a fetch at `now` requests, if the last response was requested at `since`.
+
+    `since` and `now` are in seconds since the epoch. The result is the usual length plus the number of units that have
+    passed since then, up to Braze's maximum. So no bucket is missed after an outage.
+    """
+    missed = 0 if since is None else max(0, int((now - since) // query.unit.seconds))
+    return min(query.length + missed, query.kind.max_length)
 
 
 @dataclass(frozen=True, slots=True)

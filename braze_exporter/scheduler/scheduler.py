@@ -18,14 +18,13 @@ from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import SeriesKind
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import bucket_starts
-from braze_exporter.scheduler.admission import Admission
+from braze_exporter.scheduler.admission import Admission, CircuitOpen, Deferred
 from braze_exporter.scheduler.clients import WorkspaceClient
 from braze_exporter.scheduler.endpoints import QueryEndpoints, endpoint_key
-from braze_exporter.scheduler.errors import CircuitOpen, Deferred
 from braze_exporter.scheduler.fetch_log import FetchLog
 from braze_exporter.scheduler.history import History
-from braze_exporter.scheduler.query_lengths import fetch_length
 from braze_exporter.scheduler.query_state import QueryState, Refresh
+from braze_exporter.scheduler.repair import fetch_length
 from braze_exporter.scheduler.worker_pool import Job, WorkerPool
 
 _log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from braze_exporter.braze.calls import Permit, RateLimitInfo
 from braze_exporter.braze.errors import BrazeError, Reason
-from braze_exporter.scheduler.errors import Deferred
-from braze_exporter.scheduler.priority import Priority
+from braze_exporter.scheduler.admission import Deferred
+from braze_exporter.scheduler.rate_limiter import Priority
 
 # How often a thread checks whether a job that was not admitted may run now, in seconds. When a job of this pool ends,
 # the threads check at once.

@@ -14,7 +14,7 @@ from braze_exporter.braze.calls import Response
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, MAX_LENGTH, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.metrics.data_quality import is_timezone_mismatch, revision_delays
-from braze_exporter.scheduler.query_lengths import fetch_length
+from braze_exporter.scheduler.repair import fetch_length
 
 PURCHASES = Query("production", CUSTOM_EVENTS, Unit.HOUR, "purchase", refresh_seconds=300)
 DAYS = Query("production", CUSTOM_EVENTS, Unit.DAY, "purchase", refresh_seconds=900, zone=NEW_YORK)

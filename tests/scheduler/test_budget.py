@@ -19,9 +19,8 @@ from support import HOUR, NOW, AdmissionRig, Clock, ExporterRig, running_exporte
 from braze_exporter.braze.calls import Permit, RateLimitInfo
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, SeriesKind
-from braze_exporter.scheduler.admission import Admission
-from braze_exporter.scheduler.backoff import backoff_seconds
-from braze_exporter.scheduler.errors import CircuitOpen, Deferred
+from braze_exporter.scheduler.admission import Admission, CircuitOpen, Deferred
+from braze_exporter.scheduler.circuit_breaker import backoff_seconds
 from braze_exporter.scheduler.key_state import AUTH_RETRY_SECONDS
 from braze_exporter.scheduler.rate_limiter import PoolBudget
 from braze_exporter.simulator.reply import Reply

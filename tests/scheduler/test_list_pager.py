@@ -31,10 +31,9 @@ from braze_exporter.braze.lists import (
     ListItem,
 )
 from braze_exporter.braze.pools import DEFAULT_POOL, LISTS_POOL
-from braze_exporter.scheduler import list_pager
-from braze_exporter.scheduler.admission import Admission
-from braze_exporter.scheduler.errors import CircuitOpen, Deferred
-from braze_exporter.scheduler.list_pager import ListPager
+from braze_exporter.scheduler import list_reader
+from braze_exporter.scheduler.admission import Admission, CircuitOpen, Deferred
+from braze_exporter.scheduler.list_reader import ListPager
 from braze_exporter.scheduler.rate_limiter import PoolBudget
 from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory, Segment
 from braze_exporter.simulator.reply import Reply
@@ -192,7 +191,7 @@ def test_repeating_list_is_an_error(lists: ListSetup) -> None:
 @pytest.mark.parametrize(("most", "pages"), [("MAX_PAGES", 5), ("MAX_CHARACTERS", 3)])
 def test_endless_list_is_an_error(lists: ListSetup, monkeypatch: pytest.MonkeyPatch, most: str, pages: int) -> None:
     """A list is an error after `MAX_PAGES` pages or `MAX_CHARACTERS` characters."""
-    monkeypatch.setattr(list_pager, most, {"MAX_PAGES": 5, "MAX_CHARACTERS": 2_500}[most])
+    monkeypatch.setattr(list_reader, most, {"MAX_PAGES": 5, "MAX_CHARACTERS": 2_500}[most])
     lists.rig.set_demand({LISTS_POOL: PoolBudget(1, 0, 1_000)})
 
     def endless_page(exchange: Exchange) -> Reply:

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from braze_exporter.braze.calls import RateLimitInfo
 from braze_exporter.braze.pools import Pool
 from braze_exporter.scheduler.circuit_breaker import BreakerCall, CircuitBreaker, Decision
-from braze_exporter.scheduler.priority import Priority
-from braze_exporter.scheduler.rate_limiter import Pause, PauseReason, PoolBudget, RateLimiter
+from braze_exporter.scheduler.rate_limiter import Pause, PauseReason, PoolBudget, Priority, RateLimiter
 from braze_exporter.state.tables import BudgetRow
 
 POOL = Pool("default", limit=3_600, window_seconds=3_600)

@@ -20,11 +20,10 @@ from braze_exporter.braze.kinds import CUSTOM_EVENTS, Unit
 from braze_exporter.braze.pools import Endpoint
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series, only_head
-from braze_exporter.scheduler.admission import Admission
+from braze_exporter.scheduler.admission import Admission, Deferred
 from braze_exporter.scheduler.clients import WorkspaceClient
-from braze_exporter.scheduler.errors import Deferred
-from braze_exporter.scheduler.priority import Priority
 from braze_exporter.scheduler.query_state import QueryState
+from braze_exporter.scheduler.rate_limiter import Priority
 from braze_exporter.scheduler.scheduler import Scheduler
 from braze_exporter.simulator.reply import Reply
 
