@@ -206,14 +206,18 @@ class ExporterRig:
 
     def wait_for_history(self) -> bool:
         """Wait until each queued call for history is done or deferred, and return whether all history has been read."""
-        history = self.exporter._scheduler.history  # noqa: SLF001 - no scrape waits for it
-        wait_until(lambda: not any(chunk.in_flight for chunk in list(history.chunks)), "no call is in flight")
-        return not history.remaining()
+        wait_until(lambda: not is_reading_history(self.exporter), "no call for history is in flight")
+        return not self.exporter.snapshot().remaining_history
 
     def page(self) -> MetricsPage:
         """Save the counters, and return the current page without fetching anything."""
         self.exporter.save().result(10)
         return MetricsPage(b"".join(self.exporter.render(openmetrics=False)).decode())
+
+
+def is_reading_history(exporter: Exporter) -> bool:
+    """Return whether a call for history is queued or being made. No scrape waits for it."""
+    return any(query_state.history.is_reading for query_state in exporter.query_states)
 
 
 def workspace_yaml(url: str, events: str, *, name: str = "production", extra_yaml: str = "") -> str:

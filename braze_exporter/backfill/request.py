@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -15,7 +15,6 @@ from braze_exporter.braze.series import Point
 from braze_exporter.config.document import shorten, shorten_path
 from braze_exporter.metrics.promql import select_series
 from braze_exporter.metrics.self_families import BUILD_INFO
-from braze_exporter.scheduler.history_ranges import build_chunks
 from braze_exporter.scheduler.plan import Plan
 
 # The time range that Prometheus keeps in memory. Imported blocks must not overlap with it, because Prometheus would
@@ -129,12 +128,24 @@ class BackfillRequest:
                 yield point, timestamp
 
     def chunks(self, query: Query) -> tuple[Query, ...]:
-        """Return the calls for the buckets of `query` in the range, the newest first."""
+        """Return the calls for the buckets of `query` in the range, the newest first.
+
+        Each call ends at the last second of a bucket, and overlaps the next one by a bucket, since days differ in
+        length.
+        """
         settled_before = math.ceil(self.end.in_zone(query.zone) - query.settle_seconds)
-        bucket = bucket_start(settled_before - 1, query.unit, query.zone)
-        newest, oldest = bucket - 1, self.start.in_zone(query.zone)
-        has_buckets = bucket_start(newest, query.unit, query.zone) >= oldest
-        return build_chunks(query, oldest, newest, query.kind.max_length) if has_buckets else ()
+        newest = bucket_start(settled_before - 1, query.unit, query.zone) - 1
+        oldest, length = self.start.in_zone(query.zone), query.kind.max_length
+        if bucket_start(newest, query.unit, query.zone) < oldest:
+            return ()
+        step = (length - 1) * query.unit.seconds
+        starts = (
+            bucket_start(newest - number * step, query.unit, query.zone)
+            for number in range(math.ceil((newest - oldest) / step))
+        )
+        return tuple(
+            replace(query, ending_at=bucket_end(start, query.unit, query.zone) - 1, length=length) for start in starts
+        )
 
     def validate(self, plan: Plan, now: float) -> None:
         """Raise `BackfillError` if the request is invalid for `plan` at `now`, in seconds since the epoch."""

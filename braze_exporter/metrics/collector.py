@@ -18,6 +18,7 @@ from braze_exporter.metrics.self_families import QUERIES, UP, QueryStatus
 from braze_exporter.metrics.self_metrics import SelfMetrics
 from braze_exporter.metrics.series_view import SeriesView
 from braze_exporter.scheduler.plan import counter_sources
+from braze_exporter.scheduler.query_rows import SavedHead
 from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.saved_queries import SavedQueries
 from braze_exporter.scheduler.scheduler import Scheduler
@@ -69,6 +70,7 @@ class Collector:
         self._valid_until = float("-inf")
         self._sections: Sequence[tuple[Family, Sequence[bytes]]] = ()
         scheduler.on_queries, scheduler.on_fetched = self.set_queries, self.record
+        scheduler.on_history = self.record_history
 
     def render(self, *, openmetrics: bool) -> Iterator[bytes]:
         """Yield all metrics in the text format 0.0.4, or in OpenMetrics 1.0.0, in parts. Writes no file."""
@@ -133,32 +135,46 @@ class Collector:
         return QueryRow(query_state, row, restored)
 
     def record(self, query_state: QueryState, response: Response | None, previous: Response | None) -> None:
-        """Record the end of a fetch of a query or of a chunk of its history, and save the query.
+        """Record the end of a fetch of a query, and save the query.
 
         `response` is None if the fetch failed. If it is not the newest response of the query, it has older buckets,
         which no gauge shows. `previous` is the newest response before it.
         """
-        owner, query = query_state.owner or query_state, query_state.query
-        newest = response if response is owner.response else None
+        query = query_state.query
+        newest = response if response is query_state.response else None
         if newest is not None:
             self._update_self_metrics(query, newest, previous)
         if response is not None and query_state in self._counter_sources:
             self._record_in_counters(query, response)
         with self._lock:
-            self._sections = ()  # which would keep the lines of all rows that are about to change
             row = self._rows[query.identity]
             if response is not None:
                 self._add_to_baselines(row, response, is_history=newest is None)
             row.is_stale = row.is_stale and newest is None
-            row.render()
+            self._render_row(row)
             if newest is not None and len(row.query.metric_groups) > 1:
                 self._remove_unreachable_series(row, newest)
-            if self._saved_queries is not None:
-                is_changed = newest is not None and (previous is None or newest.series is not previous.series)
-                heads = row.heads if is_changed else None
-                self._saved_queries.record_query(owner, (row.latest_start, row.settled_start), heads)
+            is_changed = newest is not None and (previous is None or newest.series is not previous.series)
+            self._save(row, row.heads if is_changed else None)
         if self._counters.has_many_unsaved:
             self._request_save()
+
+    def record_history(self, query_state: QueryState, response: Response) -> None:
+        """Add a response for history to the baselines, and save the query."""
+        with self._lock:
+            row = self._rows[query_state.query.identity]
+            self._add_to_baselines(row, response, is_history=True)
+            self._render_row(row)
+            self._save(row, None)
+
+    def _render_row(self, row: QueryRow) -> None:
+        self._sections = ()  # which would keep the lines of all rows that are about to change
+        row.render()
+
+    def _save(self, row: QueryRow, heads: tuple[SavedHead, ...] | None) -> None:
+        """Save the query of a row, and its series if `heads` has them."""
+        if self._saved_queries is not None:
+            self._saved_queries.record_query(row.query_state, (row.latest_start, row.settled_start), heads)
 
     def _add_to_baselines(self, row: QueryRow, response: Response, *, is_history: bool) -> None:
         periods = row.add_to_baselines(response, is_history=is_history)

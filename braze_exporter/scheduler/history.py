@@ -1,145 +1,161 @@
-"""Plans the calls for the history of baselines, a few at a time."""
+"""The history of a baseline: which part of it has been read, and the next call for the rest.
+
+A range of history is a pair of times in seconds since the epoch. It contains the buckets that start from the first to
+the second time. Nothing here reads a clock.
+"""
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
-from braze_exporter.braze.clock import Clock
-from braze_exporter.scheduler.endpoints import endpoint_key
-from braze_exporter.scheduler.history_ranges import (
-    HistoryRange,
-    build_chunks,
-    chunk_range,
-    count_chunks,
-    is_needed,
-    merge_ranges,
-    missing_ranges,
-    response_range,
-)
-from braze_exporter.scheduler.query_state import QueryState
-from braze_exporter.scheduler.repair import halve_length
+from braze_exporter.braze.buckets import WEEK_SECONDS, bucket_end, bucket_start
+from braze_exporter.braze.errors import BrazeError, Reason
+from braze_exporter.braze.query import Query
+from braze_exporter.scheduler.repair import MARGIN_BUCKETS, first_start, halve_length
 
-# No chunks are made for an endpoint that has as many, since a chunk takes 1 kB and there may be thousands.
-MAX_QUEUED_HISTORY = 500
-# Seconds after the addition of a history chunk of one bucket from which it is given up if its response is too large.
-# Until then it is retried, since the cause may be temporary.
-_OVERSIZED_HISTORY_SECONDS = 86_400.0
+# Seconds until a chunk of history whose call failed is requested again.
+HISTORY_RETRY_SECONDS = 3_600.0
+
+HistoryRange: TypeAlias = tuple[float, float]
 
 _log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True, eq=False)
 class History:
-    """The history chunks of all queries with a baseline. Not thread-safe.
+    """The history of one query with a baseline, which is read in chunks, the newest first. Not thread-safe.
 
-    `chunks` are those that are to be fetched next. A chunk is made when a scrape can fetch it, since a year of hours
-    for each of 2,000 queries has 170,000 chunks.
+    `complete` has the ranges that have been read. `is_reading` is true while a call for a chunk is queued or made. No
+    chunk is due before `next_at`, in seconds of the monotonic clock.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        """Start without queries."""
-        self._clock = clock
-        self.chunks: dict[QueryState, None] = {}
-        # The queries whose history may have missing ranges that no chunk covers.
-        self._incomplete: dict[QueryState, None] = {}
-        self._oversized: set[tuple[str, ...]] = set()
+    complete: tuple[HistoryRange, ...] = ()
+    is_reading: bool = False
+    next_at: float = -math.inf
+    _max_length: float = math.inf
+    # The chunks whose calls failed, with the time of the next attempt.
+    _failed: dict[HistoryRange, float] = field(default_factory=dict)
+    _has_gap: bool = False
 
-    def set_queries(self, query_states: Iterable[QueryState]) -> None:
-        """Replace the queries."""
-        self._incomplete = {query_state: None for query_state in query_states if query_state.query.baseline_weeks}
-        for chunk in [chunk for chunk in self.chunks if chunk.owner not in self._incomplete]:
-            self._drop(chunk)
-        self._oversized &= {query_state.query.identity for query_state in self._incomplete}
+    def next_chunk(self, query: Query, now: float, monotonic: float) -> Query | None:
+        """Return the query for the newest missing chunk, or None if none is due.
 
-    def restart(self, query_state: QueryState) -> None:
-        """Read all history of a query again, since its baseline has another number of weeks."""
-        query_state.added_at, query_state.history = self._clock.wall(), ()
-        self._oversized.discard(query_state.query.identity)
-        for chunk in list(query_state.chunks):
-            self._drop(chunk)
-
-    def due_chunks(self, can_fetch: Callable[[QueryState], bool]) -> list[QueryState]:
-        """Return the due chunks of the queries that `can_fetch`. Make chunks up to `MAX_QUEUED_HISTORY` an endpoint."""
-        now = self._clock.monotonic()
-        due = [chunk for chunk in self.chunks if not chunk.in_flight and chunk.is_due(now) and can_fetch(chunk)]
-        queued = Counter(map(endpoint_key, self.chunks))
-        for query_state in list(self._incomplete):
-            key = endpoint_key(query_state)
-            if queued[key] < MAX_QUEUED_HISTORY and can_fetch(query_state):
-                del self._incomplete[query_state]
-                added = self._make_chunks(query_state)
-                queued[key] += len(added)
-                due += added
-        return due
-
-    def record_success(self, query_state: QueryState, sent_at: float) -> None:
-        """Register the history in the response to a query or a chunk. `sent_at` is in seconds since the epoch."""
-        owner, query, request = query_state.owner or query_state, query_state.query, query_state.repair.request
-        if not query.baseline_weeks:
-            return
-        length, ending_at = (query.length, query.ending_at) if request is None else (request.length, request.ending_at)
-        self._complete(owner, response_range(query, length, ending_at, sent_at), sent_at)
-        if query_state.is_history:
-            self._drop(query_state)
-        elif self._missing_ranges(owner):
-            self._incomplete[owner] = None
-
-    def record_oversized(self, chunk: QueryState, owner: QueryState) -> None:
-        """Request shorter chunks for the history of `owner`, because the response to `chunk` was too large.
-
-        A chunk of one bucket is given up after a day. This is logged once per query.
+        `now` is in seconds since the epoch, `monotonic` in seconds of the monotonic clock.
         """
-        query = chunk.query
-        owner.chunk_length = min(owner.chunk_length or query.length, halve_length(query.length))
-        if query.length > owner.chunk_length:
-            for other in [other for other in owner.chunks if not other.in_flight or other is chunk]:
-                self._drop(other)
-            self._incomplete[owner] = None
-        elif self._clock.wall() - chunk.added_at >= _OVERSIZED_HISTORY_SECONDS:
-            self._complete(owner, chunk_range(query), self._clock.wall())
-            self._drop(chunk)
-            if query.identity not in self._oversized:
-                self._oversized.add(query.identity)
-                fields = {**dict(query.labels), "unit": query.unit}
+        self._failed = {chunk: retry_at for chunk, retry_at in self._failed.items() if retry_at > monotonic}
+        gaps = missing_ranges(query, (*self.complete, *self._failed), now)
+        if not gaps:
+            self.next_at = min(self._failed.values(), default=-math.inf)
+            return None
+        newest = bucket_start(gaps[0][1] - 1, query.unit, query.zone)
+        ending_at = bucket_end(newest, query.unit, query.zone) - 1
+        return replace(query, ending_at=ending_at, length=self._chunk_length(query))
+
+    def count_calls(self, query: Query, now: float) -> int:
+        """Return the number of calls for the chunks that are missing at `now`, in seconds since the epoch."""
+        seconds = self._chunk_length(query) * query.unit.seconds
+        gaps = missing_ranges(query, self.complete, now)
+        return sum(math.ceil((newest - oldest) / seconds) for oldest, newest in gaps)
+
+    def record_response(self, query: Query, length: int, ending_at: float | None, sent_at: float) -> None:
+        """Register a response to a request for `length` buckets up to `ending_at`, or up to now if that is None."""
+        self._complete(query, response_range(query, length, ending_at, sent_at), sent_at)
+        self.next_at = -math.inf
+
+    def record_chunk(self, chunk: Query, sent_at: float, monotonic: float) -> None:
+        """Register a response to the call for `chunk`, sent at `sent_at` by Braze's clock.
+
+        If not all its buckets had settled, the clocks differ, and the chunk is requested again later.
+        """
+        self.record_response(chunk, chunk.length, chunk.ending_at, sent_at)
+        if chunk.ending_at is not None and sent_at - chunk.settle_seconds - chunk.unit.seconds < chunk.ending_at:
+            self._failed[chunk_range(chunk)] = monotonic + HISTORY_RETRY_SECONDS
+
+    def record_failure(self, chunk: Query, error: BrazeError, now: float, monotonic: float) -> None:
+        """Register that the call for `chunk` failed with `error`.
+
+        After an oversized response, shorter chunks are requested. If it had only one bucket, this is given up. Other
+        chunks are requested again after `HISTORY_RETRY_SECONDS`. The first of several failures is logged.
+        """
+        fields = {**dict(chunk.labels), "unit": chunk.unit, "reason": error.reason, "detail": error.detail}
+        if error.reason is not Reason.TOO_LARGE:
+            if not self._failed:
+                _log.warning("History could not be read", extra={"fields": fields})
+            self._failed[chunk_range(chunk)] = monotonic + HISTORY_RETRY_SECONDS
+        elif chunk.length > 1:
+            self._max_length = halve_length(chunk.length)
+        else:
+            if not self._has_gap:
                 _log.warning("History response too large, baseline is incomplete", extra={"fields": fields})
+            self._has_gap = True
+            self._complete(chunk, chunk_range(chunk), now)
 
-    def remaining(self) -> Mapping[str, int]:
-        """Return the number of calls for history that remain, by workspace. Workspaces without any are omitted."""
-        calls = Counter(chunk.query.workspace for chunk in self.chunks)
-        for query_state in self._incomplete:
-            query = query_state.query
-            calls[query.workspace] += sum(
-                count_chunks(query, *gap, query_state.chunk_length or query.kind.max_length)
-                for gap in self._missing_ranges(query_state)
-            )
-        return +calls
+    def _chunk_length(self, query: Query) -> int:
+        return int(min(self._max_length, query.kind.max_length))
 
-    def _missing_ranges(self, owner: QueryState) -> list[HistoryRange]:
-        """Return the ranges that are neither complete nor covered by a chunk."""
-        ranges = (*owner.history, *(chunk_range(chunk.query) for chunk in owner.chunks))
-        return missing_ranges(owner.query, ranges, self._clock.wall())
+    def _complete(self, query: Query, covered: HistoryRange, now: float) -> None:
+        self.complete = merge_ranges((*self.complete, covered), query, now)
 
-    def _make_chunks(self, owner: QueryState) -> list[QueryState]:
-        """Return new chunks for the missing history of a query, and drop those that are no longer needed."""
-        query, now = owner.query, self._clock.wall()
-        for chunk in list(owner.chunks):
-            if not chunk.in_flight and not is_needed(chunk.query, now):
-                self._drop(chunk)
-        length = owner.chunk_length or query.kind.max_length
-        added = [
-            QueryState(chunk, now, next_at=self._clock.monotonic(), owner=owner)
-            for gap in self._missing_ranges(owner)
-            for chunk in build_chunks(query, *gap, length)
-        ]
-        owner.chunks += added
-        self.chunks.update(dict.fromkeys(added))
-        return added
 
-    def _drop(self, chunk: QueryState) -> None:
-        """Remove a chunk. If it is in flight, its response is ignored."""
-        chunk.is_removed = True
-        del self.chunks[chunk]
-        if chunk.owner is not None:
-            chunk.owner.chunks.remove(chunk)
+def history_bounds(query: Query, now: float) -> HistoryRange:
+    """Return the oldest and the newest time of the history for the baseline of `query` at `now`.
 
-    def _complete(self, owner: QueryState, covered: HistoryRange, now: float) -> None:
-        owner.history = merge_ranges((*owner.history, covered), owner.query, now)
+    The history covers the weeks of the baseline plus `settle`, and ends where the buckets of a usual fetch begin.
+    """
+    unit = query.unit.seconds
+    oldest = now - query.baseline_weeks * WEEK_SECONDS - query.settle_seconds - MARGIN_BUCKETS * unit
+    return oldest, now - (query.length - MARGIN_BUCKETS) * unit
+
+
+def chunk_range(chunk: Query) -> HistoryRange:
+    """Return the range that a chunk of history covers."""
+    end = float(chunk.ending_at or 0)
+    return float(first_start(end, chunk.length, chunk)), end
+
+
+def response_range(query: Query, length: int, ending_at: float | None, requested_at: float) -> HistoryRange:
+    """Return the range of the settled buckets in a response to a request for `length` buckets, which may be empty.
+
+    `ending_at` is the end of the requested buckets, or None if they ran up to `requested_at`.
+    """
+    unit = query.unit.seconds
+    end = requested_at - query.settle_seconds - unit
+    if ending_at is None:
+        return requested_at - (length - 1) * unit, end
+    return float(first_start(ending_at, length, query)), min(ending_at, end)
+
+
+def merge_ranges(ranges: Iterable[HistoryRange], query: Query, now: float) -> tuple[HistoryRange, ...]:
+    """Return the union of `ranges` at `now`, without the time for which no baseline of `query` keeps values.
+
+    A gap that is shorter than a bucket contains no start of a bucket.
+    """
+    oldest, unit = now - (query.baseline_weeks + 1) * WEEK_SECONDS, query.unit.seconds
+    merged: list[HistoryRange] = []
+    for start, end in sorted((max(start, oldest), end) for start, end in ranges):
+        if end < start:
+            continue
+        if merged and start - merged[-1][1] < unit:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return tuple(merged)
+
+
+def missing_ranges(query: Query, ranges: Iterable[HistoryRange], now: float) -> list[HistoryRange]:
+    """Return the ranges of the history for the baseline of `query` at `now`, except the known `ranges`.
+
+    The newest one comes first.
+    """
+    if not query.baseline_weeks:
+        return []
+    oldest, newest = history_bounds(query, now)
+    gaps, end = [], oldest
+    for start, range_end in merge_ranges(ranges, query, now):
+        if start - end >= query.unit.seconds:
+            gaps.append((end, min(start, newest)))
+        end = max(end, range_end)
+    gaps.append((end, newest))
+    return [gap for gap in reversed(gaps) if gap[0] < gap[1]]

@@ -9,7 +9,7 @@ from braze_exporter.braze.pools import LISTS_POOL, Pool
 from braze_exporter.braze.query import Query
 from braze_exporter.config.plurals import pluralize
 from braze_exporter.config.schema import Settings
-from braze_exporter.scheduler.history_ranges import count_chunks, history_bounds
+from braze_exporter.scheduler.history import History
 from braze_exporter.scheduler.rate_limiter import PoolBudget
 
 # The history of baselines must be read within this many hours, with half of the calls that the queries leave of the
@@ -63,9 +63,7 @@ def compute_pool_usage(settings: Settings, queries: Sequence[Query]) -> Iterator
     for (workspace, pool), group in groups.items():
         allowed_hourly_calls = pool.per_hour * settings.budget.share
         with_baseline = [query for query in group if query.baseline_weeks]
-        startup_calls = sum(
-            count_chunks(query, *history_bounds(query, now=0.0), query.kind.max_length) for query in with_baseline
-        )
+        startup_calls = sum(History().count_calls(query, now=0.0) for query in with_baseline)
         burst = len(group)
         if pool is LISTS_POOL:  # its limit is too small for all queries of a plan at once
             burst = min(burst, max(1, math.floor(allowed_hourly_calls)))

@@ -17,7 +17,7 @@ from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.metric_group import MetricGroup
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import ABSENT, Series, SeriesHead, bucket_starts
-from braze_exporter.scheduler.history_ranges import HistoryRange
+from braze_exporter.scheduler.history import History
 from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.repair import RequestPlanner
 
@@ -66,7 +66,7 @@ def save_times(
         query_state.failures,
         save_error(query_state.fetch_error),
         json.dumps(query_state.repair.to_json()),
-        json.dumps(query_state.history),
+        json.dumps(query_state.history.complete),
         response.sent_at if response is not None else None,
         response.received_at if response is not None else None,
         *starts,
@@ -88,7 +88,7 @@ def restore_query_state(
     if saved.sent_at is not None and saved.received_at is not None:
         age = wall - saved.received_at if saved.received_at <= wall else math.inf
         response = Response(series, saved.sent_at, saved.received_at, monotonic - age)
-    history: tuple[HistoryRange, ...] = tuple((float(start), float(end)) for start, end in json.loads(saved.history))
+    complete = tuple((float(start), float(end)) for start, end in json.loads(saved.history))
     return QueryState(
         query,
         saved.added_at,
@@ -96,7 +96,7 @@ def restore_query_state(
         response=response,
         fetch_error=restore_error(saved.error),
         failures=saved.failures,
-        history=history,
+        history=History(complete),
         repair=RequestPlanner.from_json(json.loads(saved.repair)),
     )
 

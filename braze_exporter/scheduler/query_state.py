@@ -10,16 +10,13 @@ from braze_exporter.braze.calls import Response
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.query import Query
 from braze_exporter.scheduler.circuit_breaker import FIRST_START_RETRY_SECONDS, backoff_seconds
-from braze_exporter.scheduler.history_ranges import HistoryRange
+from braze_exporter.scheduler.history import History
 from braze_exporter.scheduler.key_state import AUTH_REASONS, AUTH_RETRY_SECONDS
-from braze_exporter.scheduler.rate_limiter import Priority
 from braze_exporter.scheduler.repair import RequestPlanner
 
 # A query is due this fraction of its refresh before its next time. So if the scrape interval equals the refresh, each
 # scrape fetches the query, even if a scrape is slightly early.
 EARLY_FRACTION = 0.1
-# Seconds until a failed fetch of a history chunk is retried.
-HISTORY_RETRY_SECONDS = 3_600.0
 # The maximum wait after failures, in seconds, unless the refresh is longer.
 MAX_BACKOFF_SECONDS = 900.0
 
@@ -47,10 +44,7 @@ class QueryState:
     first. `fetch_error` is why the last fetch failed, or None if it succeeded. `circuit_error` is the 401 or 403 that
     blocks all queries of the endpoint, or None. `in_flight` is true while the query is queued or being fetched.
     `is_deferred` is true if it was due but not fetched because of rate limiting. `is_removed` is true if it is no
-    longer in the plan. `failures` is the number of consecutive transient failures. `history` has the ranges of the
-    history for the baseline that are complete, and `chunks` the history chunks that are to be fetched next, of at most
-    `chunk_length` buckets. A history chunk has the query that it belongs to as `owner`. It is fetched once, at the
-    lowest priority, without delaying scrapes.
+    longer in the plan. `failures` is the number of consecutive transient failures. `history` is that of the baseline.
     """
 
     query: Query
@@ -63,22 +57,9 @@ class QueryState:
     is_deferred: bool = False
     is_removed: bool = False
     failures: int = 0
-    owner: "QueryState | None" = None
-    history: tuple[HistoryRange, ...] = ()
-    chunks: list["QueryState"] = field(default_factory=list)
-    chunk_length: int = 0
+    history: History = field(default_factory=History)
     refreshes: list[Refresh] = field(default_factory=list)
     repair: RequestPlanner = field(default_factory=RequestPlanner)
-
-    @property
-    def is_history(self) -> bool:
-        """Whether this is a history chunk."""
-        return self.owner is not None
-
-    @property
-    def priority(self) -> Priority:
-        """The priority of the next call."""
-        return Priority.HISTORY if self.is_history else Priority.QUERY
 
     @property
     def error(self) -> BrazeError | None:
@@ -125,9 +106,6 @@ class QueryState:
             return
         if reason is Reason.RATE_LIMITED:
             self.next_at = min(self.next_at, now)
-            return
-        if self.is_history:
-            self.next_at = now + HISTORY_RETRY_SECONDS
             return
         if self.failures:
             self.next_at = now + backoff_seconds(refresh, self.failures, max(MAX_BACKOFF_SECONDS, refresh), jitter)

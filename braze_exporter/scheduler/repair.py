@@ -133,7 +133,7 @@ class RequestPlanner:
         elif needed_length <= self._max_length:
             self.request = BucketRequest(needed_length, now)
         else:
-            self.request = BucketRequest(int(self._max_length), now, _first_start(now, needed_length, query))
+            self.request = BucketRequest(int(self._max_length), now, first_start(now, needed_length, query))
         return self.request
 
     def record_success(self, query: Query, sent_at: float, oldest: int | None) -> bool:
@@ -198,12 +198,12 @@ class RequestPlanner:
         `oldest` is the start of the oldest bucket of the response. It is used for a request up to now, since the
         exporter's clock and Braze's may differ.
         """
-        start = oldest if request.ending_at is None else _first_start(request.ending_at, request.length, query)
+        start = oldest if request.ending_at is None else first_start(request.ending_at, request.length, query)
         if request.oldest is None or start is None or start <= request.oldest:
             return None
         end = start - 1
         length = 1
-        while length < self._max_length and _first_start(end, length, query) > request.oldest:
+        while length < self._max_length and first_start(end, length, query) > request.oldest:
             length += 1
         return replace(request, length=length, ending_at=end)
 
@@ -221,7 +221,7 @@ def halve_chunk(chunk: Query) -> tuple[Query, ...]:
     if chunk.ending_at is None or chunk.length == 1:
         return ()
     length = halve_length(chunk.length)
-    end = _first_start(chunk.ending_at, length, chunk) - 1
+    end = first_start(chunk.ending_at, length, chunk) - 1
     return replace(chunk, length=chunk.length - length, ending_at=end), replace(chunk, length=length)
 
 
@@ -231,7 +231,7 @@ def split_chunk(chunk: Query, max_length: int) -> tuple[Query, ...]:
     return tuple(part for half in result for part in split_chunk(half, max_length)) or (chunk,)
 
 
-def _first_start(end: float, length: int, query: Query) -> int:
+def first_start(end: float, length: int, query: Query) -> int:
     """Return the start of the first of `length` buckets. The last one contains `end`."""
     start = bucket_start(end, query.unit, query.zone)
     for _ in range(length - 1):

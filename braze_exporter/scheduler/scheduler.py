@@ -8,6 +8,7 @@ out does not cancel its fetches; the next scrape returns their results.
 import contextlib
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,12 +21,17 @@ from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import bucket_starts
 from braze_exporter.scheduler.admission import Admission, CircuitOpen, Deferred
 from braze_exporter.scheduler.clients import WorkspaceClient
-from braze_exporter.scheduler.endpoints import QueryEndpoints, endpoint_key
+from braze_exporter.scheduler.endpoints import EndpointKey, QueryEndpoints, endpoint_key
 from braze_exporter.scheduler.fetch_log import FetchLog
 from braze_exporter.scheduler.history import History
+from braze_exporter.scheduler.key_state import AUTH_REASONS
 from braze_exporter.scheduler.query_state import QueryState, Refresh
+from braze_exporter.scheduler.rate_limiter import Priority
 from braze_exporter.scheduler.repair import fetch_length
 from braze_exporter.scheduler.worker_pool import Job, WorkerPool
+
+# The number of queries of an endpoint whose history is read at the same time.
+MAX_QUEUED_HISTORY = 500
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +57,8 @@ class Scheduler:
 
         The attribute `revision` increases with each change of a query state. `on_queries` is called with all query
         states after each change of the plan. `on_fetched` is called after each fetch with the query state, its response
-        or None if the fetch failed, and the newest response before it.
+        or None if the fetch failed, and the newest response before it. `on_history` is called with the response to each
+        call for history.
         """
         self._clock = clock
         self._jitter = jitter
@@ -61,11 +68,13 @@ class Scheduler:
         self._clients: Mapping[str, WorkspaceClient] = {}
         self.on_queries: Callable[[Sequence[QueryState]], None] = lambda _query_states: None
         self.on_fetched: Callable[[QueryState, Response | None, Response | None], None] = lambda *_: None
+        self.on_history: Callable[[QueryState, Response], None] = lambda *_: None
         self.fetch_log = FetchLog()
         self._lock = threading.Lock()
         self.revision = 0
         self.query_states: tuple[QueryState, ...] = ()
-        self.history = History(clock)
+        # The queries whose history may have missing chunks.
+        self._incomplete: dict[QueryState, None] = {}
         self._endpoints = QueryEndpoints((), self._admission)
         self._worker_pools: dict[str, WorkerPool] = {}
         self._concurrency = 0
@@ -101,7 +110,7 @@ class Scheduler:
             for query_state in known.values():
                 query_state.is_removed = True
                 self._end_refreshes(query_state)
-            self.history.set_queries(self.query_states)
+            self._incomplete = {state: None for state in self.query_states if state.query.baseline_weeks}
             self._endpoints = QueryEndpoints(self.query_states, self._admission)
             self.on_queries(self.query_states)
             self.fetch_log.drop_removed(self.query_states)
@@ -113,7 +122,7 @@ class Scheduler:
         now = self._clock.monotonic()
         query_state = query_state or self._restore(query) or QueryState(query, self._clock.wall(), next_at=now)
         if query_state.query.baseline_weeks != query.baseline_weeks:
-            self.history.restart(query_state)
+            query_state.added_at, query_state.history = self._clock.wall(), History()
         query_state.update(query, now)
         return query_state
 
@@ -147,10 +156,13 @@ class Scheduler:
         Deferred queries do not delay the future. It cannot be canceled.
         """
         with self._locking():
-            due = [] if self._is_closed else self._take_due(self._clock.monotonic())
+            deny_reasons = self._endpoints.deny_reasons()
+            due = [] if self._is_closed else self._take_due(self._clock.monotonic(), deny_reasons)
             added = [query_state for query_state in due if query_state.in_flight]
+            jobs = [(item.query.workspace, self._make_job(item)) for item in added]
+            jobs += [] if self._is_closed else self._history_jobs(deny_reasons)
             for name, worker_pool in self._worker_pools.items():
-                worker_pool.add([self._make_job(item) for item in added if item.query.workspace == name])
+                worker_pool.add([job for workspace, job in jobs if workspace == name])
             if added or not self._refresh.pending:  # otherwise the current refresh already covers these fetches
                 self._refresh = Refresh()
                 for query_state in self.query_states:
@@ -163,14 +175,12 @@ class Scheduler:
                     self._finished.append(self._refresh)
             return self._refresh
 
-    def _take_due(self, now: float) -> list[QueryState]:
+    def _take_due(self, now: float, deny_reasons: Mapping[EndpointKey, Deferred | None]) -> list[QueryState]:
         """Return the due queries, and mark each as in flight, or as deferred if it may not be fetched now."""
         due = [
             query_state for query_state in self.query_states if not query_state.in_flight and query_state.is_due(now)
         ]
         due += self._endpoints.queries_to_probe({endpoint_key(query_state) for query_state in due})
-        deny_reasons = self._endpoints.deny_reasons()
-        due += self.history.due_chunks(lambda query_state: deny_reasons[endpoint_key(query_state)] is None)
         for query_state in due:
             deny_reason = deny_reasons[endpoint_key(query_state)]
             query_state.in_flight = deny_reason is None
@@ -186,7 +196,11 @@ class Scheduler:
     def remaining_history(self) -> Mapping[str, int]:
         """Return the number of calls for history that remain, by workspace."""
         with self._lock:
-            return self.history.remaining()
+            now, calls = self._clock.wall(), Counter[str]()
+            for query_state in self._incomplete:
+                query = query_state.query
+                calls[query.workspace] += query_state.history.count_calls(query, now)
+            return +calls
 
     def close(self) -> None:
         """Stop fetching and resolve all futures. Fetches in flight end by themselves or with the process."""
@@ -209,33 +223,94 @@ class Scheduler:
     def _make_job(self, query_state: QueryState) -> Job:
         return Job(
             query_state.query.kind.path,
-            query_state.priority,
+            Priority.QUERY,
             query_state.next_at,
-            partial(self._admit, query_state),
+            partial(self._admit, query_state, Priority.QUERY),
             partial(self._run, query_state),
         )
 
-    def _admit(self, query_state: QueryState) -> Permit | Deferred | None:
+    def _admit(self, query_state: QueryState, priority: Priority) -> Permit | Deferred | None:
         client = self._clients.get(query_state.query.workspace)
         if query_state.is_removed or client is None:  # the workspace may just have been removed by a reload
             return Deferred("removed")
-        return client.admission.admit(query_state.query.kind, query_state.priority)
+        return client.admission.admit(query_state.query.kind, priority)
+
+    def _history_jobs(self, deny_reasons: Mapping[EndpointKey, Deferred | None]) -> Iterator[tuple[str, Job]]:
+        """Yield a job for the history of each query that misses some, with the workspace, if calls are allowed."""
+        now = self._clock.monotonic()
+        reading = Counter(endpoint_key(state) for state in self._incomplete if state.history.is_reading)
+        for query_state in list(self._incomplete):
+            key, history = endpoint_key(query_state), query_state.history
+            if history.is_reading or now < history.next_at or deny_reasons[key] is not None:
+                continue
+            if reading[key] < MAX_QUEUED_HISTORY and (job := self._next_history_job(query_state)) is not None:
+                reading[key] += 1
+                yield query_state.query.workspace, job
+
+    def _next_history_job(self, query_state: QueryState) -> Job | None:
+        """Return the job for the next chunk of the history of a query, or None if none is due."""
+        query, history, now = query_state.query, query_state.history, self._clock.monotonic()
+        chunk = history.next_chunk(query, self._clock.wall(), now)
+        history.is_reading = chunk is not None
+        if chunk is None:
+            if history.next_at <= now:  # it is complete
+                self._incomplete.pop(query_state, None)
+            return None
+        admit = partial(self._admit, query_state, Priority.HISTORY)
+        run = partial(self._run_history, query_state, history, chunk)
+        return Job(query.kind.path, Priority.HISTORY, now, admit, run)
+
+    def _run_history(
+        self, query_state: QueryState, history: History, chunk: Query, admitted: Permit | Deferred
+    ) -> None:
+        """Fetch a chunk of history in a thread of a `WorkerPool`, and queue the next one.
+
+        If the chunk was not admitted, a later scrape queues it again.
+        """
+        if isinstance(admitted, Deferred):
+            history.is_reading = False
+            return
+        response, error = self._try_fetch(
+            chunk, lambda: self._clients[chunk.workspace].client.fetch(chunk, chunk.length, admitted)
+        )
+        with self._locking():
+            self._update_circuits()
+            if query_state.is_removed or query_state.history is not history:  # by a reload
+                return
+            if response is not None:
+                history.record_chunk(chunk, response.sent_at, self._clock.monotonic())
+                self._notify(query_state, lambda: self.on_history(query_state, response))
+            elif error is not None and self._is_failure_of_history(query_state.query, error):
+                history.record_failure(chunk, error, self._clock.wall(), self._clock.monotonic())
+            job = self._next_history_job(query_state)
+            if job is not None and not self._is_closed:
+                self._worker_pools[chunk.workspace].add([job])
+
+    def _is_failure_of_history(self, query: Query, error: BrazeError) -> bool:
+        """Return whether an error concerns one call. Otherwise the rate limiter or a circuit delays all calls."""
+        is_reached = self._admission(query).is_reached
+        return is_reached and error.reason is not Reason.RATE_LIMITED and error.reason not in AUTH_REASONS
 
     def _fetch(self, query_state: QueryState, permit: Permit) -> Response:
-        """Fetch the buckets of a query that are new or may have changed, or all buckets of a history chunk.
-
-        Raises `BrazeError` if the fetch fails.
-        """
+        """Fetch the buckets of a query that are new or may have changed. Raises `BrazeError` if the fetch fails."""
         query, client = query_state.query, self._clients[query_state.query.workspace].client
-        if query_state.is_history:
-            return client.fetch(query, query.length, permit)
         completed_at, now = query_state.repair.completed_at, self._clock.wall()
         since = completed_at if completed_at is not None else self._last_requested(query)
         if since is None and query.baseline_weeks:
-            since = query_state.added_at  # the history chunks cover the time before
+            since = query_state.added_at  # the history covers the time before
         request = query_state.repair.next_request(query, fetch_length(query, since, now), now)
         query = replace(query, ending_at=request.ending_at)
         return client.fetch(query, request.length, permit, query_state.response)
+
+    def _try_fetch(self, query: Query, fetch: Callable[[], Response]) -> tuple[Response | None, BrazeError | None]:
+        """Return the result of `fetch`, or why it failed."""
+        try:
+            return fetch(), None
+        except BrazeError as failure:
+            return None, failure.without_traceback()
+        except Exception:  # noqa: BLE001 - an unexpected error fails this query only, not the others
+            _log.exception("Internal error during a fetch", extra={"fields": dict(query.labels)})
+            return None, BrazeError(Reason.INVALID_RESPONSE, "internal error; see the exporter's log")
 
     def _run(self, query_state: QueryState, admitted: Permit | Deferred) -> None:
         """Fetch a query in a thread of its `WorkerPool`, or defer it if it was not admitted."""
@@ -245,15 +320,7 @@ class Scheduler:
                     self._set_deferred(query_state, admitted)
                 self._release(query_state)
             return
-        response: Response | None = None
-        error: BrazeError | None = None
-        try:
-            response = self._fetch(query_state, admitted)
-        except BrazeError as failure:
-            error = failure.without_traceback()
-        except Exception:  # noqa: BLE001 - an unexpected error fails this query only, not the others
-            _log.exception("Internal error during a fetch", extra={"fields": dict(query_state.query.labels)})
-            error = BrazeError(Reason.INVALID_RESPONSE, "internal error; see the exporter's log")
+        response, error = self._try_fetch(query_state.query, lambda: self._fetch(query_state, admitted))
         with self._locking():
             if not query_state.is_removed:
                 self._set_deferred(query_state, None)
@@ -273,19 +340,25 @@ class Scheduler:
                 query_state.fetch_error = error
             if repair.record_failure(query, error):  # a shorter request may succeed
                 query_state.next_at = min(query_state.next_at, now)
-            if query_state.owner is not None and error.reason is Reason.TOO_LARGE:
-                self.history.record_oversized(query_state, query_state.owner)
         elif response is not None:
             oldest = next(iter(bucket_starts(response.series)), None)
             response = replace(response, is_complete=repair.record_success(query, response.sent_at, oldest))
-            self.history.record_success(query_state, response.sent_at)
-            if repair.request is None or repair.request.ending_at is None:
+            request = repair.request
+            if request is None or request.ending_at is None:
                 query_state.response, query_state.fetch_error = response, None
-        try:
-            self.on_fetched(query_state, response, previous)
-        except Exception:  # noqa: BLE001 - the thread must survive, and waiting scrapes must be released
-            _log.exception("Internal error while processing a fetch result", extra={"fields": dict(query.labels)})
+            if request is not None and query.baseline_weeks:
+                query_state.history.record_response(query, request.length, request.ending_at, response.sent_at)
+                if query_state.history.count_calls(query, self._clock.wall()):
+                    self._incomplete[query_state] = None
+        self._notify(query_state, lambda: self.on_fetched(query_state, response, previous))
         self.fetch_log.log_query(query_state)
+
+    def _notify(self, query_state: QueryState, notify: Callable[[], None]) -> None:
+        try:
+            notify()
+        except Exception:  # noqa: BLE001 - the thread must survive, and waiting scrapes must be released
+            fields = dict(query_state.query.labels)
+            _log.exception("Internal error while processing a fetch result", extra={"fields": fields})
         self.revision += 1  # last, so that the change has been processed when the revision shows it
 
     def _update_circuits(self) -> None:
@@ -298,7 +371,7 @@ class Scheduler:
         if query_state.is_deferred != is_deferred:
             query_state.is_deferred = is_deferred
             self.revision += 1
-            if is_deferred and not query_state.is_history:
+            if is_deferred:
                 self._on_deferred(query_state.query.workspace, query_state.query.kind)
 
     def _release(self, query_state: QueryState) -> None:

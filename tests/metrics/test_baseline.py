@@ -1,7 +1,6 @@
 """Test the baseline: the median of the same local bucket in earlier weeks, absent if too few are known."""
 
 import itertools
-from collections import Counter
 from datetime import UTC, datetime, timedelta
 from statistics import median
 from zoneinfo import ZoneInfo
@@ -21,16 +20,18 @@ from support import (
     Clock,
     ExporterRig,
     MetricsPage,
+    is_reading_history,
     running_exporter,
     wait_until,
 )
 
 from braze_exporter.braze.buckets import WEEK_SECONDS, midnight, same_buckets_in_earlier_weeks
+from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, MAX_LENGTH, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Point
 from braze_exporter.metrics.baseline import Baseline
-from braze_exporter.scheduler.history_ranges import build_chunks, chunk_range, history_bounds, missing_ranges
+from braze_exporter.scheduler.history import History, chunk_range, history_bounds, missing_ranges
 from braze_exporter.simulator.reply import Reply
 
 BASELINE = "braze_custom_events_hourly_baseline"
@@ -131,17 +132,39 @@ def test_old_buckets_are_removed() -> None:
     ("unit", "weeks"), [(Unit.HOUR, 1), (Unit.HOUR, 4), (Unit.HOUR, 52), (Unit.DAY, 2), (Unit.DAY, 4), (Unit.DAY, 52)]
 )
 def test_history_is_fetched_without_gaps(unit: Unit, weeks: int) -> None:
-    """The chunks of the history overlap each other and the usual fetches, and cover all weeks."""
-    query_ = query(unit, weeks)
-    chunks = build_chunks(query_, *history_bounds(query_, NOW), MAX_LENGTH)
+    """The chunks of the history adjoin each other, overlap the usual fetches, and cover all weeks."""
+    query_, history = query(unit, weeks), History()
+    chunks: list[Query] = []
+    assert history.count_calls(query_, NOW) <= weeks * WEEK_SECONDS / (MAX_LENGTH * unit.seconds) + 1
+    for left in range(history.count_calls(query_, NOW), 0, -1):
+        assert history.count_calls(query_, NOW) == left
+        chunk = history.next_chunk(query_, NOW, 0.0)
+        assert chunk is not None
+        history.record_response(chunk, chunk.length, chunk.ending_at, NOW)
+        chunks.append(chunk)
+    assert history.next_chunk(query_, NOW, 0.0) is None
     reach = [chunk_range(chunk) for chunk in chunks]
     assert reach[0][1] > NOW - query_.length * unit.seconds
-    assert all(newer[0] <= older[1] for newer, older in itertools.pairwise(reach))
+    assert all(newer[0] <= older[1] + 1 for newer, older in itertools.pairwise(reach))
     assert all(start % 3_600 == (end + 1) % 3_600 == 0 for start, end in reach)
-    assert all(end + 1 - start == MAX_LENGTH * unit.seconds for start, end in reach)
-    assert missing_ranges(query_, reach, NOW) == []
+    # A chunk of days is an hour shorter or longer if DST begins or ends in it.
+    assert all(abs(end + 1 - start - MAX_LENGTH * unit.seconds) <= HOUR * (unit is Unit.DAY) for start, end in reach)
     assert reach[-1][0] <= NOW - weeks * WEEK_SECONDS - query_.settle_seconds - unit.seconds
-    assert len(chunks) <= weeks * WEEK_SECONDS / ((MAX_LENGTH - 1) * unit.seconds) + 1
+
+
+@pytest.mark.parametrize(("unit", "weeks"), [(Unit.HOUR, 4), (Unit.DAY, 52)])
+def test_each_bucket_of_oversized_history_is_requested_once(unit: Unit, weeks: int) -> None:
+    """After oversized responses single buckets are requested, each once, also the days on which DST begins or ends."""
+    query_, history = query(unit, weeks), History()
+    ends: list[int | None] = []
+    while (chunk := history.next_chunk(query_, NOW, 0.0)) is not None:
+        if chunk.length > 1:
+            history.record_failure(chunk, BrazeError(Reason.TOO_LARGE, "too large"), NOW, 0.0)
+        else:
+            ends.append(chunk.ending_at)
+            history.record_chunk(chunk, NOW, 0.0)
+    assert len({*ends}) == len(ends)
+    assert len(ends) == pytest.approx(weeks * WEEK_SECONDS / unit.seconds, abs=2 * MAX_LENGTH)
 
 
 def test_gap_of_one_bucket_is_missing() -> None:
@@ -393,23 +416,23 @@ def test_more_weeks_of_baseline_read_all_history_again() -> None:
         assert page.value(BASELINE) == expected_baseline(shop(), page)
 
 
-def test_history_is_planned_for_a_few_hundred_calls_at_a_time() -> None:
-    """A reload of queries with a year of history plans no call for it. Scrapes plan about 500 for each endpoint."""
+def test_history_is_read_one_call_of_a_query_at_a_time() -> None:
+    """A reload of queries with a year of history plans no call for it. Scrapes plan one call for each query."""
     events = "\n".join(f"{{event: event {number:02}, baseline: {{weeks: 52}}}}" for number in range(20))
     recorded = RecordedCounts(events=[f"event {number:02}" for number in range(20)])
-    with running_exporter("{event: purchase}", recorded) as exporter:
-        history = exporter.exporter._scheduler.history  # noqa: SLF001 - tests memory use
+    with running_exporter("{event: purchase}", recorded, extra_yaml="budget: {concurrency: 50}\n") as exporter:
         exporter.scrape()
         sessions = "    sessions: [{baseline: {weeks: 1}}]\n"
-        exporter.apply_config(events, **{"    custom_events:": f"{sessions}    custom_events:"})
-        calls_of_query = 89
+        exporter.apply_config(
+            events, extra_yaml="budget: {concurrency: 50}\n", **{"    custom_events:": f"{sessions}    custom_events:"}
+        )
+        calls_of_query = 88
         assert exporter.exporter.snapshot().remaining_history["production"] == 20 * calls_of_query + 2
-        assert not history.chunks
+        assert not is_reading_history(exporter.exporter)
         exporter.clock.advance(300)  # the budget of so many queries must accrue first
         exporter.braze.inject(transfer_faults.hold())
         for _ in range(3):
             exporter.exporter.refresh()
-            planned = Counter(chunk.query.kind.section for chunk in history.chunks)
-            assert planned["sessions"] == 2
-            assert 500 <= planned["custom_events"] < 500 + calls_of_query
+        exporter.braze.wait_for(42)
+        assert history_requests(exporter) == 21
         exporter.braze.clear_faults()

@@ -20,6 +20,7 @@ from support import (
     Clock,
     MetricsPage,
     Program,
+    is_reading_history,
     running_braze,
     series_requests,
     wait_until,
@@ -87,12 +88,6 @@ class RestartRig:
     def calls(self) -> int:
         """The number of calls that have reached Braze."""
         return len(self.braze.requests)
-
-
-def is_history_in_flight(exporter: Exporter) -> bool:
-    """Return whether a call for history is queued or being made."""
-    chunks = exporter._scheduler.history.chunks  # noqa: SLF001 - no scrape waits for it
-    return any(chunk.in_flight for chunk in list(chunks))
 
 
 @pytest.fixture
@@ -340,7 +335,7 @@ def test_history_leaves_half_to_commands(rig: RestartRig) -> None:
         rig.load(exporter, events=events, extra_yaml="budget: {share: 0.001}\n")
         for _ in range(4 * 60):
             rig.scrape(exporter)
-            wait_until(lambda: not is_history_in_flight(exporter), "no call is in flight")
+            wait_until(lambda: not is_reading_history(exporter), "no call is in flight")
             rig.clock.advance(15)
     chunks = [request for request in rig.braze.requests if "ending_at" in request.params]
     # 250 calls an hour, of which the queries need 24.
@@ -355,11 +350,11 @@ def test_start_makes_no_call_for_history(rig: RestartRig) -> None:
         rig.load(exporter, events=events, extra_yaml="budget: {share: 0.01}\n")
         for _ in range(3):
             rig.scrape(exporter)
-            wait_until(lambda: not is_history_in_flight(exporter), "no call is in flight")
+            wait_until(lambda: not is_reading_history(exporter), "no call is in flight")
         assert rig.calls == 40
         rig.clock.advance(120)
         rig.scrape(exporter)
-        wait_until(lambda: not is_history_in_flight(exporter), "no call is in flight")
+        wait_until(lambda: not is_reading_history(exporter), "no call is in flight")
     # The share has 2,500 calls an hour. The queries need 480, and history may use half of the others.
     minute = (2_500 - 480) / 2 / 60
     assert rig.calls - 40 == 1 + int(minute)
