@@ -41,9 +41,8 @@ class Counters:
         self._states: dict[CounterKey, CounterState] = state_file.read_counters() if state_file is not None else {}
         self.names: Mapping[NameKey, str] = state_file.read_names() if state_file is not None else {}
         self._changed_names: dict[NameKey, str] = {}
-        # The queries whose state has changed, and those of them whose buckets have changed.
-        self._changed: set[CounterKey] = set()
-        self._recounted: set[CounterKey] = set()
+        # The queries whose state has changed, and whether their counters have changed too.
+        self._changed: dict[CounterKey, bool] = {}
         self._removed: set[CounterKey] = set()
         # The totals that `take_changes` has returned since the last successful write.
         self._taken: dict[CounterKey, Sequence[tuple[Counter, float]]] = {}
@@ -86,15 +85,12 @@ class Counters:
             if state is None or state.unit is not unit or has_other_zone or _has_other_minutes(state, numbers):
                 former = state.counters if state is not None else {}
                 state = self._states[key] = CounterState(unit, requested_at or 0.0, zone)
-                self._changed.add(key)
             else:
                 former = {}
                 if requested_at is not None and is_complete:
                     state.requested_at = requested_at
-                    self._changed.add(key)
-                if zone and not state.zone:
-                    state.zone = zone
-                    self._changed.add(key)
+                    self._changed.setdefault(key, False)
+                state.zone = state.zone or zone
             unknown = [*unknown]
             if is_complete and numbers:
                 state.remove_before(min(requested_from, numbers[0]))
@@ -112,11 +108,10 @@ class Counters:
                     if new_from is None:
                         _start(counter, state, numbers, values, unknown)
                     state.add_counter(series_key, counter)
-                    self._recounted.add(key)
+                    self._changed[key] = True
                 counter.is_unexposed &= is_exported
                 if counter.recorded is not values and _count(counter, state.numbers, values, indexes):
-                    self._recounted.add(key)
-            self._changed |= self._recounted
+                    self._changed[key] = True
 
     def record_names(self, names: Mapping[NameKey, str]) -> None:
         """Store the current names of ids. The next write includes those that have changed."""
@@ -132,8 +127,7 @@ class Counters:
             for counter in state.counters.values() if state is not None else ():
                 if counter.withheld and not counter.is_unexposed:
                     counter.total, counter.withheld = counter.total + counter.withheld, 0.0
-                    self._changed.add(key)
-                    self._recounted.add(key)
+                    self._changed[key] = True
 
     def remove_unreachable(self, key: CounterKey, kept: Container[SeriesKey], oldest: int) -> None:
         """Remove the counters of series that are not in `kept` and have no bucket from number `oldest` on."""
@@ -142,8 +136,7 @@ class Counters:
             counters = state.counters if state is not None else {}
             for series_key in [each for each in counters if each not in kept and counters[each].newest < oldest]:
                 self._states[key].remove_counter(series_key)
-                self._changed.add(key)
-                self._recounted.add(key)
+                self._changed[key] = True
 
     def remove_expired(self, kept: Collection[CounterKey]) -> None:
         """Remove counters that are not in `kept` and were not updated in the 100 days before the newest response.
@@ -168,8 +161,7 @@ class Counters:
         for key in keys:
             del self._states[key]
             self._revisions.pop(key, None)
-            self._changed.discard(key)
-            self._recounted.discard(key)
+            self._changed.pop(key, None)
             self._removed.add(key)
 
     def last_requested(self, key: CounterKey) -> float | None:
@@ -217,12 +209,12 @@ class Counters:
     def take_changes(self) -> TableChanges:
         """Return the rows of what has changed since the last call, or nothing if there is no state file."""
         with self._lock:
-            for key in self._recounted:
+            recounted = [key for key, is_recounted in self._changed.items() if is_recounted]
+            for key in recounted:
                 self._taken[key] = [(counter, counter.total) for counter in self._states[key].counters.values()]
             rows = {key: self._states[key].to_row() for key in self._changed}
-            packed = {key: self._states[key].pack_counters() for key in self._recounted if self._has_file}
+            packed = {key: self._states[key].pack_counters() for key in recounted if self._has_file}
             self._changed.clear()
-            self._recounted.clear()
             removed, self._removed = self._removed, set()
             names, self._changed_names = self._changed_names, {}
         changes = counter_changes(rows, packed, removed) | {("names", key): (*key, name) for key, name in names.items()}
