@@ -73,12 +73,14 @@ class _Channel:
         return tuple(known), [*known.values()]
 
     def _columns(self, length: int) -> Mapping[str, Sequence[Any]]:
-        """Return the values of each field in `length` rows."""
+        """Return the values of each field that can be a statistic, in `length` rows."""
         columns: dict[str, Sequence[Any]] = {}
         for fields, entries in self._entries.items():
             rows = [index for index, _ in entries]
             for field, values in zip(fields, zip(*(entry.values() for _, entry in entries), strict=True), strict=True):
                 stat = clean_text(field)
+                if stat in _NON_STATISTIC_FIELDS:
+                    continue
                 column = [*columns.get(stat, [MISSING] * length)]
                 for index, value in zip(rows, values, strict=True):
                     column[index] = value if column[index] is MISSING else _add_entries(column[index], value, stat)
@@ -159,7 +161,7 @@ class MessageColumns:
 def _parse_stat(stat: str, column: Sequence[Any], holes: Container[int]) -> "array[float] | None":
     """Return the values of a column, or None if it is not a statistic. `holes` are the rows that should have it."""
     types = {*map(type, column)}
-    if stat in _NON_STATISTIC_FIELDS or types == {object}:
+    if types == {object}:
         return None
     if not types <= {int, float, NoneType, object}:
         if types & {int, float}:
