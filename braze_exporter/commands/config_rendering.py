@@ -11,9 +11,9 @@ from braze_exporter.braze.names import normalize_id
 from braze_exporter.commands.discovery import KINDS_BY_LIST, Identity, Results, describe_defect, identify
 from braze_exporter.config.document import shorten
 from braze_exporter.config.loading import Config, ConfiguredWorkspace
+from braze_exporter.config.quoting import quote_scalar
 from braze_exporter.config.schema import SECTIONS
 from braze_exporter.config.values import ALL
-from braze_exporter.config.yaml_scalar import quote_scalar
 from braze_exporter.scheduler.list_reader import ListResult
 
 # The maximum length of a YAML key is 1,024 characters, and an escaped character of a name has up to ten.

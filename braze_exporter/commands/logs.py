@@ -12,15 +12,14 @@ from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener
 from typing import Any, Literal
 
+from braze_exporter.config.quoting import quote
+
 Format = Literal["logfmt", "json"]
 LEVELS = ("debug", "info", "warn", "error")
 # The levels whose names differ between Go's `slog` and Python.
 _LEVEL_NAMES = {logging.WARNING: "WARN", logging.CRITICAL: "ERROR"}
 # Printable characters that make quotes necessary.
 _QUOTED_LETTERS = ' "=\N{REPLACEMENT CHARACTER}'
-# The short escape sequences of Go's quoted strings.
-_ESCAPES = dict(zip('\a\b\f\n\r\t\v\\"', map("\\{}".format, 'abfnrtv\\"'), strict=True))
-_MAX_ASCII, _MAX_UTF16_UNIT = 0x7F, 0xFFFF
 # The maximum number of queued lines. While stderr blocks, further lines are dropped.
 _MAX_QUEUED_LINES = 1_000
 # How long the process waits at exit for queued lines to be written.
@@ -57,22 +56,10 @@ def _truncate(value: object) -> object:
 
 
 def _format_logfmt_value(value: object) -> str:
-    """Return `value` as text, quoted by the rules of Go's `slog.TextHandler`."""
+    """Return `value` as text, in quotes where Go's `slog.TextHandler` writes them."""
     text = str(value)
     is_plain = text and all(letter.isprintable() and letter not in _QUOTED_LETTERS for letter in text)
-    return text if is_plain else f'"{"".join(map(_escape, text))}"'
-
-
-def _escape(letter: str) -> str:
-    """Return a character as in a quoted string of Go."""
-    code = ord(letter)
-    if letter in _ESCAPES:
-        return _ESCAPES[letter]
-    if letter.isprintable():
-        return letter
-    if code <= _MAX_ASCII:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= _MAX_UTF16_UNIT else f"\\U{code:08x}"
+    return text if is_plain else quote(text)
 
 
 class _LineHandler(QueueHandler):

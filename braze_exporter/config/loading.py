@@ -14,6 +14,7 @@ from braze_exporter.braze.names import normalize_id
 from braze_exporter.config import secrets
 from braze_exporter.config.document import ConfigError, Document, KeyPath, Problem, echo_value, format_path, parse
 from braze_exporter.config.files import is_same_file, read_config_text
+from braze_exporter.config.quoting import quote_scalar
 from braze_exporter.config.schema import (
     ALERT_CONDITIONS,
     SECTIONS,
@@ -27,7 +28,6 @@ from braze_exporter.config.secrets import Secret
 from braze_exporter.config.suggestions import did_you_mean
 from braze_exporter.config.validation import RENAMED_KEYS, InvalidError, M, validate
 from braze_exporter.config.values import ALL
-from braze_exporter.config.yaml_scalar import quote_scalar
 
 _MISPLACED_KEYS = dict.fromkeys(
     ("api_key", "key", "token"), "the API key must not be in the config; set api_key_file or api_key_env instead"

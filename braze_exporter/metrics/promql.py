@@ -3,15 +3,8 @@
 from collections.abc import Iterable
 from typing import Self
 
-from braze_exporter.config.yaml_scalar import escape_letter
+from braze_exporter.config.quoting import quote
 from braze_exporter.metrics.families import Family
-
-_ESCAPES = {"\\": r"\\", '"': r"\"", "\n": r"\n"}
-
-
-def quote(text: str) -> str:
-    """Return a text as a PromQL string literal that has only printable characters."""
-    return '"' + "".join(_ESCAPES.get(letter) or escape_letter(letter) for letter in text) + '"'
 
 
 def format_number(value: float) -> str:

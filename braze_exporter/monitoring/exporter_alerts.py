@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from braze_exporter.metrics.promql import quote, select_series
+from braze_exporter.config.quoting import quote
+from braze_exporter.metrics.promql import select_series
 from braze_exporter.metrics.self_families import QUERIES, RELOAD_SUCCESS_TIME, RELOAD_SUCCESSFUL, STATE_WRITE_FAILURES
 from braze_exporter.monitoring.rule import DEFAULT_WAIT_SECONDS, SHORT_WAIT_SECONDS, Rule
 

@@ -10,8 +10,9 @@ from itertools import combinations
 
 from braze_exporter.braze.kinds import KINDS, SeriesKind, Unit
 from braze_exporter.braze.metric_group import MetricGroup
+from braze_exporter.config.quoting import quote
 from braze_exporter.metrics.families import Family, build_counter, build_gauge
-from braze_exporter.metrics.promql import max_by, quote, stat_matchers
+from braze_exporter.metrics.promql import max_by, stat_matchers
 from braze_exporter.monitoring.kind_texts import kind_texts
 from braze_exporter.monitoring.query_expr import NAME_LABELS
 from braze_exporter.monitoring.selector_queries import selector_queries

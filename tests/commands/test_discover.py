@@ -34,7 +34,7 @@ from braze_exporter.commands.config_rendering import render_config
 from braze_exporter.commands.discovery import Results, find_skip_reasons
 from braze_exporter.config.document import ConfigError
 from braze_exporter.config.loading import Config, load_config
-from braze_exporter.config.yaml_scalar import quote_scalar
+from braze_exporter.config.quoting import quote_scalar
 from braze_exporter.scheduler.list_reader import ListResult
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory, Segment

@@ -151,8 +151,8 @@ def test_level_is_named_as_in_prometheus(level: int, name: str) -> None:
         ("a=b", '"a=b"'),
         ('say "hi"', r'"say \"hi\""'),
         (r'a "\b"', r'"a \"\\b\""'),
-        ("\a\b\f\n\r\t\v", r'"\a\b\f\n\r\t\v"'),
-        ("\x1b[31m\x7f\x00", r'"\x1b[31m\x7f\x00"'),
+        ("\a\b\f\n\r\t\v", r'"\u0007\u0008\u000c\n\r\t\u000b"'),
+        ("\x1b[31m\x7f\x00", r'"\u001b[31m\u007f\u0000"'),
         ("a\N{NO-BREAK SPACE}b", r'"a\u00a0b"'),
         ("a\N{LINE SEPARATOR}b", r'"a\u2028b"'),
         ("\N{RIGHT-TO-LEFT OVERRIDE}ö", r'"\u202eö"'),
@@ -164,7 +164,7 @@ def test_level_is_named_as_in_prometheus(level: int, name: str) -> None:
     ids=ascii,
 )
 def test_logfmt_value_is_quoted_if_needed(value: object, formatted: str) -> None:
-    """Empty values and values with a space, a quote, `=` or an unprintable character are quoted as in Go."""
+    """Empty values and values with a space, a quote, `=` or an unprintable character are quoted for Go."""
     line = logs.Formatter("logfmt").format(record("hello", key=value, last="x"))
     assert line == f"time=2026-11-23T12:20:00.250Z level=INFO msg=hello key={formatted} last=x"
 

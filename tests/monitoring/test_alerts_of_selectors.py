@@ -26,8 +26,8 @@ from servers import require_tool
 from support import run_program, workspace_yaml, write_file
 
 from braze_exporter.config.loading import load_config
+from braze_exporter.config.quoting import quote
 from braze_exporter.config.regex import RegexError, compile_regex
-from braze_exporter.metrics.promql import quote
 from braze_exporter.metrics.self_families import LIST_LAST_SUCCESS, LIST_SUSPECT
 from braze_exporter.monitoring.dashboard import View, build_dashboard
 from braze_exporter.monitoring.selector_queries import selector_queries

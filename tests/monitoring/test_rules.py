@@ -22,8 +22,9 @@ from servers import Prometheus, require_tool, running_prometheus
 from support import HOUR, Program, run_program, running_braze, wait_until, workspace_yaml, write_file
 
 from braze_exporter.config.loading import load_config
+from braze_exporter.config.quoting import quote
 from braze_exporter.config.values import format_duration
-from braze_exporter.metrics.promql import format_number, quote
+from braze_exporter.metrics.promql import format_number
 from braze_exporter.metrics.self_families import QUERIES
 from braze_exporter.monitoring.rule import RuleOptions
 from braze_exporter.monitoring.rules import as_yaml
@@ -447,7 +448,7 @@ def test_thresholds_follow_query() -> None:
 def test_promql_string_is_escaped() -> None:
     """Control characters and characters that change the text direction are escaped by their codes."""
     text = 'a "b" \\ é 🎉 \n \r \0 \N{RIGHT-TO-LEFT OVERRIDE} \U000e0001'
-    assert quote(text) == r'"a \"b\" \\ é 🎉 \n \u000d \u0000 \u202e \U000e0001"'
+    assert quote(text) == r'"a \"b\" \\ é 🎉 \n \r \u0000 \u202e \U000e0001"'
 
 
 @pytest.mark.parametrize(
