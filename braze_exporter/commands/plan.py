@@ -4,8 +4,10 @@ import argparse
 import sys
 from collections.abc import Mapping
 
+from braze_exporter.config.document import KeyPath, Problem
 from braze_exporter.config.files import is_same_file
-from braze_exporter.config.loading import Config, find_missing_keys, read_config
+from braze_exporter.config.loading import Config, read_config
+from braze_exporter.config.secrets import describe_key_file, describe_unset_variable, key_file_exists
 from braze_exporter.scheduler.plan import Plan, build_plan
 
 
@@ -16,6 +18,18 @@ def read_plan(options: argparse.Namespace, environ: Mapping[str, str]) -> tuple[
     for problem in find_missing_keys(config, environ):
         print(f"warning: {problem.render(config.source)}", file=sys.stderr)
     return config, plan
+
+
+def find_missing_keys(config: Config, environ: Mapping[str, str]) -> tuple[Problem, ...]:
+    """Return a problem for each workspace whose key file or variable is missing. The keys are not read."""
+    problems: list[tuple[KeyPath, str]] = []
+    for workspace in config.workspaces:
+        file, variable = workspace.spec.api_key_file, workspace.spec.api_key_env
+        if file and not key_file_exists(file):
+            problems.append(((*workspace.path, "api_key_file"), describe_key_file("no such file", file)))
+        if variable and not environ.get(variable):
+            problems.append(((*workspace.path, "api_key_env"), describe_unset_variable(variable)))
+    return config.make_error(problems).problems
 
 
 def refuse_shared_state_file(config: Config, web_config_file: str | None, environ: Mapping[str, str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from braze_exporter.braze.kinds import KINDS_BY_SECTION, SEGMENT_USERS, SeriesKind, Unit
 from braze_exporter.braze.names import normalize_id
 from braze_exporter.config import secrets
-from braze_exporter.config.document import ConfigError, Document, KeyPath, Problem, echo_value, format_path, parse
+from braze_exporter.config.document import ConfigError, Document, KeyPath, echo_value, format_path, parse
 from braze_exporter.config.files import is_same_file, read_config_text
 from braze_exporter.config.quoting import quote_scalar
 from braze_exporter.config.schema import (
@@ -96,22 +96,10 @@ def load_config(
 ) -> Config:
     """Return the `Config` in `text`, as `read_config` does; `source` is its name in messages."""
     loader = _Loader(parse(text, source), environ, allow_empty=allow_empty)
-    config = loader.build(text, source)
-    if loader.problems or config is None:
+    settings, workspaces = loader.build()
+    if settings is None or loader.problems:
         raise ConfigError(source, loader.problems)
-    return config
-
-
-def find_missing_keys(config: Config, environ: Mapping[str, str]) -> tuple[Problem, ...]:
-    """Return a problem for each workspace whose key file or variable is missing. The keys are not read."""
-    problems: list[tuple[KeyPath, str]] = []
-    for workspace in config.workspaces:
-        file, variable = workspace.spec.api_key_file, workspace.spec.api_key_env
-        if file and not secrets.key_file_exists(file):
-            problems.append(((*workspace.path, "api_key_file"), secrets.describe_key_file("no such file", file)))
-        if variable and not environ.get(variable):
-            problems.append(((*workspace.path, "api_key_env"), secrets.describe_unset_variable(variable)))
-    return config.make_error(problems).problems
+    return Config(settings, workspaces, loader.keys, source, text)
 
 
 class _Loader:
@@ -126,24 +114,19 @@ class _Loader:
         self._state_file: str | None = None
         self._paths_with_problem = {problem.path for problem in self.problems}
 
-    def build(self, text: str, source: str) -> Config | None:
-        """Return the config, or None if a problem prevents that."""
+    def build(self) -> tuple[Settings | None, tuple[ConfiguredWorkspace, ...]]:
+        """Return the settings and the workspaces, as far as they are valid."""
         data = self._check_mapping(self.document.data, ())
         if data is None:
-            return None
+            return None, ()
         top_level = {key: value for key, value in data.items() if key != "workspaces"}
         settings = self._validate(Settings, top_level, (), extra_keys=("workspaces",))
         self._state_file = settings.state_file if settings is not None else None
-        raw = data.get("workspaces")
-        if not isinstance(raw, list) or not raw:
-            needs = "name, url, api_key_file and a section such as custom_events"
-            self._add_problem(("workspaces",), f"must be a non-empty list of workspaces, each with {needs}")
-            return None
+        needs = "name, url, api_key_file and a section such as custom_events"
+        raw = self._check_list(data, ("workspaces",), f"workspaces, each with {needs}")
         workspaces = [self._build_workspace(item, ("workspaces", index)) for index, item in enumerate(raw)]
         self._check_unique_names(raw)
-        if settings is None or None in workspaces:
-            return None
-        return Config(settings, tuple(filter(None, workspaces)), self.keys, source, text)
+        return settings, tuple(filter(None, workspaces))
 
     def _build_workspace(self, raw: object, path: KeyPath) -> ConfiguredWorkspace | None:
         data = self._check_mapping(raw, path)
@@ -171,11 +154,7 @@ class _Loader:
 
     def _build_entries(self, section: str, data: Mapping[str, Any], path: KeyPath) -> tuple[LocatedEntry, ...]:
         """Return the valid entries of a section of the workspace `data` at `path`."""
-        raw = data[section]
-        if not isinstance(raw, list) or not raw:
-            text = f"must be a non-empty list of entries, such as - {SECTIONS[section].example}"
-            self._add_problem((*path, section), text)
-            return ()
+        raw = self._check_list(data, (*path, section), f"entries, such as - {SECTIONS[section].example}")
         entries = [self._build_entry(section, item, (*path, section, index), data) for index, item in enumerate(raw)]
         return tuple(filter(None, entries))
 
@@ -236,6 +215,14 @@ class _Loader:
         )
         self._add_problem(path, f"must be a mapping {text}")
         return None
+
+    def _check_list(self, data: Mapping[str, Any], path: KeyPath, contents: str) -> list[Any]:
+        """Return the list at `path`, which is a key of `data`. If it is no list or empty, the result is empty."""
+        raw = data.get(str(path[-1]))
+        if isinstance(raw, list) and raw:
+            return raw
+        self._add_problem(path, f"must be a non-empty list of {contents}")
+        return []
 
     def _validate(
         self, model: type[M], data: dict[str, Any], path: KeyPath, extra_keys: tuple[str, ...] = ()

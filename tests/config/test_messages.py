@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from braze_exporter.braze.query import Query
+from braze_exporter.commands.plan import find_missing_keys
 from braze_exporter.config.document import ConfigError, parse
-from braze_exporter.config.loading import Config, find_missing_keys, load_config, read_config
+from braze_exporter.config.loading import Config, load_config, read_config
 from braze_exporter.scheduler.plan import build_plan
 
 CONFIG_DIRECTORY = Path(__file__).parent

@@ -15,8 +15,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support import IOS, KEY, VIP
 
+from braze_exporter.commands.plan import find_missing_keys
 from braze_exporter.config.document import ConfigError
-from braze_exporter.config.loading import Config, find_missing_keys, load_config
+from braze_exporter.config.loading import Config, load_config
 from braze_exporter.config.secrets import Secret
 
 CONFIG = """\
