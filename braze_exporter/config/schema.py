@@ -12,33 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from braze_exporter.braze.instances import INSTANCES
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.lists import ListItem
+from braze_exporter.config import values
 from braze_exporter.config.regex import Regex
-from braze_exporter.config.values import (
-    ALL,
-    AlertLabels,
-    Channels,
-    Duration,
-    NamedIds,
-    OptionalCampaignId,
-    OptionalCanvasId,
-    OptionalDuration,
-    OptionalInstance,
-    OptionalKeyFile,
-    OptionalPath,
-    OptionalProduct,
-    OptionalRegex,
-    OptionalSegment,
-    OptionalText,
-    OptionalTimeZone,
-    OptionalUrl,
-    OptionalVariable,
-    Selection,
-    Stats,
-    Text,
-    UnitName,
-    mapping_of,
-    number_range,
-)
 
 # PromQL can represent every whole number up to this one exactly.
 MAX_NUMBER = 10**15
@@ -58,8 +33,8 @@ class Model(BaseModel):
 class DurationByUnit(Model):
     """A duration for each unit, in seconds once loaded."""
 
-    hour: Duration
-    day: Duration
+    hour: values.Duration
+    day: values.Duration
 
     def for_unit(self, unit: Unit) -> float:
         """Return the duration for `unit`, in seconds."""
@@ -69,29 +44,29 @@ class DurationByUnit(Model):
 class RefreshInterval(DurationByUnit):
     """How often a query is fetched, by its unit."""
 
-    hour: Duration = Field(default=300.0, description="for hourly queries")
-    day: Duration = Field(default=900.0, description="for daily queries")
+    hour: values.Duration = Field(default=300.0, description="for hourly queries")
+    day: values.Duration = Field(default=900.0, description="for daily queries")
 
 
 class Settle(DurationByUnit):
     """How long after its end a bucket may still change, by its unit."""
 
-    hour: Duration = Field(default=3_600.0, description="for hourly buckets")
-    day: Duration = Field(default=7_200.0, description="for daily buckets")
+    hour: values.Duration = Field(default=3_600.0, description="for hourly buckets")
+    day: values.Duration = Field(default=7_200.0, description="for daily buckets")
 
 
 class Budget(Model):
     """The part of Braze's rate limits that the exporter may use, and the number of connections per workspace."""
 
-    share: Annotated[float, *number_range(0.001, 1)] = Field(
+    share: Annotated[float, *values.number_range(0.001, 1)] = Field(
         default=0.1,
         description="maximum fraction of each Braze rate limit for the exporter; your own sends use the same limits",
     )
-    reserve: Annotated[float, *number_range(0, 0.9)] = Field(
+    reserve: Annotated[float, *values.number_range(0, 0.9)] = Field(
         default=0.2,
         description="fraction of each limit to leave unused; when only that remains, requests pause until the reset",
     )
-    concurrency: Annotated[int, *number_range(1, 100, whole=True)] = Field(
+    concurrency: Annotated[int, *values.number_range(1, 100, whole=True)] = Field(
         default=10, description="maximum number of connections to Braze per workspace"
     )
 
@@ -103,21 +78,23 @@ class Settings(Model):
         default=RefreshInterval(), description="how often a query is fetched, whatever the scrape interval"
     )
     settle: Settle = Field(default=Settle(), description="how long after its end a bucket may still change")
-    max_age: Duration = Field(
+    max_age: values.Duration = Field(
         default=3_600.0,
         description="how long values are exported after their last successful fetch; at least twice `refresh_interval`",
     )
-    max_queries: Annotated[int, *number_range(1, 1_000_000, whole=True)] = Field(
+    max_queries: Annotated[int, *values.number_range(1, 1_000_000, whole=True)] = Field(
         default=2_000, description="maximum number of queries; further items selected by `regex` or `tag` are skipped"
     )
     budget: Budget = Field(default=Budget(), description="limits on the exporter's requests to Braze")
-    state_file: OptionalPath = _optional("file that keeps counters, values and lists across restarts, for one exporter")
+    state_file: values.OptionalPath = _optional(
+        "file that keeps counters, values and lists across restarts, for one exporter"
+    )
 
 
 class Baseline(Model):
     """The usual value for a bucket: the median of the same local bucket in the last weeks."""
 
-    weeks: Annotated[int, *number_range(1, 52, whole=True)] = Field(description="number of past weeks")
+    weeks: Annotated[int, *values.number_range(1, 52, whole=True)] = Field(description="number of past weeks")
 
 
 class Alerts(Model):
@@ -126,27 +103,27 @@ class Alerts(Model):
     At least one of `silent`, `below`, `above` and `drop` is required. `min_baseline` requires `drop`.
     """
 
-    silent: OptionalDuration = _optional("fires if nothing was counted for this long while fetches succeed")
-    below: Annotated[float | None, *number_range(0.001, MAX_NUMBER)] = _optional(
+    silent: values.OptionalDuration = _optional("fires if nothing was counted for this long while fetches succeed")
+    below: Annotated[float | None, *values.number_range(0.001, MAX_NUMBER)] = _optional(
         "fires if a settled bucket is below this value"
     )
-    above: Annotated[float | None, *number_range(0, MAX_NUMBER)] = _optional(
+    above: Annotated[float | None, *values.number_range(0, MAX_NUMBER)] = _optional(
         "fires if a settled bucket is above this value"
     )
-    drop: Annotated[float | None, *number_range(0.01, 1)] = _optional(
+    drop: Annotated[float | None, *values.number_range(0.01, 1)] = _optional(
         "fires if a settled bucket is this fraction or more below its `baseline`; 0.5 is half, 1 is zero"
     )
-    min_baseline: Annotated[float, *number_range(0, MAX_NUMBER)] = Field(
+    min_baseline: Annotated[float, *values.number_range(0, MAX_NUMBER)] = Field(
         10.0, description="minimum baseline for `drop`, because small counts vary by chance"
     )
-    wait: Duration = Field(
+    wait: values.Duration = Field(
         default=900.0, alias="for", description="how long a condition must last before its alert fires"
     )
-    keep_firing_for: OptionalDuration = _optional(
+    keep_firing_for: values.OptionalDuration = _optional(
         "how long an alert fires after its condition has ended; default: as `for`"
     )
-    severity: Text = Field("warning", description="value of the label `severity`")
-    labels: AlertLabels = Field(
+    severity: values.Text = Field("warning", description="value of the label `severity`")
+    labels: values.AlertLabels = Field(
         default_factory=dict, description="additional labels of the alerts, such as for routing in Alertmanager"
     )
 
@@ -163,8 +140,8 @@ class QuerySpec(NamedTuple):
 
     subject: str = ""
     unit: Unit = Unit.DAY
-    apps: tuple[str, ...] = (ALL,)
-    segments: tuple[str, ...] = (ALL,)
+    apps: tuple[str, ...] = (values.ALL,)
+    segments: tuple[str, ...] = (values.ALL,)
     channels: tuple[str, ...] = ()
     stats: tuple[str, ...] = ()
 
@@ -178,13 +155,13 @@ class Entry(Model):
     example: ClassVar[str] = "apps: [all]"
     subject_key: ClassVar[str] = ""
 
-    refresh_interval: OptionalDuration = _optional("overrides the top-level `refresh_interval`")
-    settle: OptionalDuration = _optional("overrides the top-level `settle`")
-    max_age: OptionalDuration = _optional("overrides the top-level `max_age`")
-    baseline: Annotated[Baseline | None, mapping_of("keys to values, such as {weeks: 4}")] = _optional(
+    refresh_interval: values.OptionalDuration = _optional("overrides the top-level `refresh_interval`")
+    settle: values.OptionalDuration = _optional("overrides the top-level `settle`")
+    max_age: values.OptionalDuration = _optional("overrides the top-level `max_age`")
+    baseline: Annotated[Baseline | None, values.mapping_of("keys to values, such as {weeks: 4}")] = _optional(
         "also export the usual value: the median of the same local hour or day in the last weeks"
     )
-    alerts: Annotated[Alerts | None, mapping_of("keys to values, such as {silent: 2h}")] = _optional(
+    alerts: Annotated[Alerts | None, values.mapping_of("keys to values, such as {silent: 2h}")] = _optional(
         "alerts for which `braze-exporter rules` generates Prometheus rules"
     )
 
@@ -214,19 +191,19 @@ class Entry(Model):
 class RegexEntry(Entry):
     """An entry that may have `regex` instead of its subject, to select list items whose whole name matches."""
 
-    regex: OptionalRegex = _optional("selects every item of Braze's list whose whole name matches this regex")
+    regex: values.OptionalRegex = _optional("selects every item of Braze's list whose whole name matches this regex")
 
 
 class TagEntry(RegexEntry):
     """An entry that may also have `tag`, to select list items by tag. If both are set, both must match."""
 
-    tag: OptionalText = _optional("selects every item with this tag in Braze; may be combined with `regex`")
+    tag: values.OptionalText = _optional("selects every item with this tag in Braze; may be combined with `regex`")
 
 
 _APPS = "names from the workspace's `apps`, or `all` for unfiltered; one query for each"
 _SEGMENTS = "names from the workspace's `segments`, or `all`; one query for each, combined with each of `apps`"
-AppSelection = Annotated[Selection, Field(description=_APPS)]
-SegmentSelection = Annotated[Selection, Field(description=_SEGMENTS)]
+AppSelection = Annotated[values.Selection, Field(description=_APPS)]
+SegmentSelection = Annotated[values.Selection, Field(description=_SEGMENTS)]
 
 
 class CustomEvent(RegexEntry):
@@ -235,10 +212,10 @@ class CustomEvent(RegexEntry):
     example: ClassVar[str] = "event: purchase"
     subject_key: ClassVar[str] = "event"
 
-    event: OptionalText = _optional("exact name of the event in Braze, case-sensitive")
-    unit: UnitName = Field(Unit.HOUR, description="bucket width")
-    apps: AppSelection = (ALL,)
-    segments: SegmentSelection = (ALL,)
+    event: values.OptionalText = _optional("exact name of the event in Braze, case-sensitive")
+    unit: values.UnitName = Field(Unit.HOUR, description="bucket width")
+    apps: AppSelection = (values.ALL,)
+    segments: SegmentSelection = (values.ALL,)
 
 
 class Sessions(Entry):
@@ -246,9 +223,9 @@ class Sessions(Entry):
 
     example: ClassVar[str] = "unit: hour"
 
-    unit: UnitName = Field(Unit.HOUR, description="bucket width")
-    apps: AppSelection = (ALL,)
-    segments: SegmentSelection = (ALL,)
+    unit: values.UnitName = Field(Unit.HOUR, description="bucket width")
+    apps: AppSelection = (values.ALL,)
+    segments: SegmentSelection = (values.ALL,)
 
 
 class Purchases(RegexEntry):
@@ -257,9 +234,11 @@ class Purchases(RegexEntry):
     example: ClassVar[str] = "unit: hour"
     subject_key: ClassVar[str] = "product"
 
-    product: OptionalProduct = _optional("exact name of the product in Braze; without it and `regex`: all together")
-    unit: UnitName = Field(Unit.HOUR, description="bucket width")
-    apps: AppSelection = (ALL,)
+    product: values.OptionalProduct = _optional(
+        "exact name of the product in Braze; without it and `regex`: all together"
+    )
+    unit: values.UnitName = Field(Unit.HOUR, description="bucket width")
+    apps: AppSelection = (values.ALL,)
 
 
 class SegmentUsers(RegexEntry):
@@ -268,20 +247,22 @@ class SegmentUsers(RegexEntry):
     example: ClassVar[str] = "segment: vip"
     subject_key: ClassVar[str] = "segment"
 
-    segment: OptionalSegment = _optional("name from the workspace's `segments`")
+    segment: values.OptionalSegment = _optional("name from the workspace's `segments`")
 
 
 class Users(Entry):
     """One entry of a section that counts users by day, for each of the apps."""
 
-    apps: AppSelection = (ALL,)
+    apps: AppSelection = (values.ALL,)
 
 
 class MessagesEntry(TagEntry):
     """An entry whose responses contain message statistics by channel, of which it may export only some."""
 
-    channels: Channels = Field((), description="channels to export, by their names in Braze's API; default: all")
-    stats: Stats = Field((), description="message statistics to export, by their names in Braze's API; default: all")
+    channels: values.Channels = Field((), description="channels to export, by their names in Braze's API; default: all")
+    stats: values.Stats = Field(
+        (), description="message statistics to export, by their names in Braze's API; default: all"
+    )
 
 
 class Campaign(MessagesEntry):
@@ -290,7 +271,9 @@ class Campaign(MessagesEntry):
     example: ClassVar[str] = "campaign: f293e280-c0e7-4304-b9b9-62803fc0b053"
     subject_key: ClassVar[str] = "campaign"
 
-    campaign: OptionalCampaignId = _optional("API identifier of the campaign, at the bottom of its page in Braze")
+    campaign: values.OptionalCampaignId = _optional(
+        "API identifier of the campaign, at the bottom of its page in Braze"
+    )
 
 
 class Canvas(MessagesEntry):
@@ -299,7 +282,7 @@ class Canvas(MessagesEntry):
     example: ClassVar[str] = "canvas: 4ffe74b7-ca90-4046-ae7f-68b1b337f6a6"
     subject_key: ClassVar[str] = "canvas"
 
-    canvas: OptionalCanvasId = _optional("API identifier of the Canvas, under Analyze Variants in Braze")
+    canvas: values.OptionalCanvasId = _optional("API identifier of the Canvas, under Analyze Variants in Braze")
 
 
 class Workspace(Model):
@@ -308,19 +291,23 @@ class Workspace(Model):
     Exactly one of `url` and `instance` is required, and exactly one of `api_key_file` and `api_key_env`.
     """
 
-    name: Text = Field(description="value of the label `workspace`")
-    url: OptionalUrl = _optional("REST endpoint, such as `https://rest.iad-01.braze.com`; alternative to `instance`")
-    instance: OptionalInstance = _optional("alternative to `url`")
+    name: values.Text = Field(description="value of the label `workspace`")
+    url: values.OptionalUrl = _optional(
+        "REST endpoint, such as `https://rest.iad-01.braze.com`; alternative to `instance`"
+    )
+    instance: values.OptionalInstance = _optional("alternative to `url`")
     # Both are excluded from `repr`, because a user may have written the key itself there.
-    api_key_file: OptionalKeyFile = _optional("file with the REST API key; alternative to `api_key_env`", repr=False)
-    api_key_env: OptionalVariable = _optional("environment variable with the REST API key", repr=False)
-    timezone: OptionalTimeZone = _optional(
+    api_key_file: values.OptionalKeyFile = _optional(
+        "file with the REST API key; alternative to `api_key_env`", repr=False
+    )
+    api_key_env: values.OptionalVariable = _optional("environment variable with the REST API key", repr=False)
+    timezone: values.OptionalTimeZone = _optional(
         "company's time zone in Braze; for days, baselines and hours without an offset"
     )
-    apps: NamedIds = Field(
+    apps: values.NamedIds = Field(
         default_factory=dict, description="apps by name; the name is the value of the label `braze_app`"
     )
-    segments: NamedIds = Field(
+    segments: values.NamedIds = Field(
         default_factory=dict,
         description="segments with analytics tracking, by name; the name is the value of the label `segment`",
     )

@@ -8,23 +8,9 @@ from braze_exporter.braze.errors import Reason
 from braze_exporter.braze.kinds import KINDS, SeriesKind, Unit
 from braze_exporter.braze.lists import LIST_ENDPOINTS, ListEndpoint
 from braze_exporter.braze.query import Query
+from braze_exporter.metrics import self_families as metrics
 from braze_exporter.metrics.families import QUERY_LAST_SUCCESS, QUERY_MAX_AGE, Family
 from braze_exporter.metrics.promql import LabelRegex, format_number, max_by, select_series
-from braze_exporter.metrics.self_families import (
-    BUDGET_RESERVE,
-    DISCOVERY_SKIPPED,
-    LIST_LAST_SUCCESS,
-    LIST_SUSPECT,
-    QUERIES,
-    QUERY_UNLISTED,
-    RATE_LIMIT,
-    RATE_LIMIT_REMAINING,
-    RATE_LIMIT_RESET,
-    REQUESTS_FAILED,
-    TIMEZONE_MISMATCH,
-    UP,
-    QueryStatus,
-)
 from braze_exporter.monitoring.kind_texts import name_template
 from braze_exporter.monitoring.query_expr import NAME_LABELS, QUERY_ID_LABELS
 from braze_exporter.monitoring.rule import DEFAULT_WAIT_SECONDS, SHORT_WAIT_SECONDS, Rule
@@ -112,8 +98,8 @@ def _key_rejected_rule(scope: Scope) -> Rule:
     requests need not be counted.
     """
     # A kind whose selectors select no items has no queries, so none is up.
-    queries = scope.latest(QUERIES, by=("workspace", "kind"))
-    up = scope.latest(QUERIES, by=("workspace", "kind"), state=QueryStatus.UP)
+    queries = scope.latest(metrics.QUERIES, by=("workspace", "kind"))
+    up = scope.latest(metrics.QUERIES, by=("workspace", "kind"), state=metrics.QueryStatus.UP)
     return scope.rule(
         "BrazeAPIKeyRejected",
         f"{_auth_failures(scope, 'workspace, reason')} > 0\nand on (workspace) ({queries} > 0 unless {up} > 0)",
@@ -121,10 +107,10 @@ def _key_rejected_rule(scope: Scope) -> Rule:
         summary="Braze rejects the API key.",
         description="Braze rejected the API key of workspace {{ $labels.workspace }} ({{ $labels.reason }}) in about "
         '{{ $value | printf "%.0f" }} requests in the last 10 minutes. '
-        f"If the reason is unauthorized and {UP.name} is 0, the key is wrong or deleted, or `url` is that of another "
-        f"Braze instance. If it is unauthorized and {UP.name} is 1, the key lacks a permission. If it is forbidden, "
-        "the key lacks a permission or does not allow the exporter's IP address. The log and the status page name the "
-        "permission.",
+        f"If the reason is unauthorized and {metrics.UP.name} is 0, the key is wrong or deleted, or `url` is that of "
+        f"another Braze instance. If it is unauthorized and {metrics.UP.name} is 1, the key lacks a permission. If it "
+        "is forbidden, the key lacks a permission or does not allow the exporter's IP address. The log and the status "
+        "page name the permission.",
         severity="critical",
     )
 
@@ -134,12 +120,12 @@ def _fetches_failing_rule(scope: Scope) -> Rule:
     return scope.rule(
         "BrazeFetchesFailing",
         f"time() - {scope.latest(QUERY_LAST_SUCCESS, by=['workspace'])}\n"
-        f"and {scope.latest(UP)} == 0\n"
+        f"and {scope.latest(metrics.UP)} == 0\n"
         f"unless {_auth_failures(scope, 'workspace')} > 0",
         summary="All fetches from Braze fail.",
         description=f"No fetch for workspace {{{{ $labels.workspace }}}} has succeeded {_SINCE_TEMPLATE}. "
-        f"Values disappear when they are older than `max_age`. {REQUESTS_FAILED.name} counts the failures by reason. "
-        "The log has Braze's error messages. Check Braze's status page for an outage.",
+        f"Values disappear when they are older than `max_age`. {metrics.REQUESTS_FAILED.name} counts the failures by "
+        "reason. The log has Braze's error messages. Check Braze's status page for an outage.",
     )
 
 
@@ -161,7 +147,7 @@ def _query_stale_rule(scope: Scope) -> Rule:
     any_stale = "\n  or ".join(stale_by_pool)
     return scope.rule(
         "BrazeQueryStale",
-        f"(\n  {any_stale}\n)\nunless on (workspace) {scope.latest(UP)} == 0",
+        f"(\n  {any_stale}\n)\nunless on (workspace) {scope.latest(metrics.UP)} == 0",
         summary="Values of a query are stale.",
         description=f"No fetch of the query {{{{ $labels.kind }}}} ({{{{ $labels.unit }}}}{_SUBJECT_TEMPLATE}) in "
         f"workspace {{{{ $labels.workspace }}}} has succeeded {_SINCE_TEMPLATE}, so its values are no longer exported. "
@@ -177,7 +163,7 @@ def _query_unlisted_rule(scope: Scope) -> Rule:
     """
     return scope.rule(
         "BrazeQueryUnlisted",
-        f"{scope.latest(QUERY_UNLISTED)} == 1",
+        f"{scope.latest(metrics.QUERY_UNLISTED)} == 1",
         summary="Braze does not list a subject in the config.",
         description="{{ $labels.subject }} ({{ $labels.kind }} in the config of workspace {{ $labels.workspace }}) is "
         "missing from Braze's list. Braze may report 0 for it instead of an error. Check the spelling and the letter "
@@ -189,7 +175,7 @@ def _items_skipped_rule(scope: Scope) -> Rule:
     """Return the rule for items that selectors match and that have no queries."""
     return scope.rule(
         "BrazeItemsSkipped",
-        f"{scope.latest(DISCOVERY_SKIPPED)} > 0",
+        f"{scope.latest(metrics.DISCOVERY_SKIPPED)} > 0",
         summary="Items that selectors match are skipped.",
         description='{{ $value | printf "%.0f" }} items that selectors of {{ $labels.kind }} match in workspace '
         "{{ $labels.workspace }} have no queries. They exceed `max_queries` or `budget.share`, so they have neither "
@@ -217,7 +203,7 @@ def _list_fetch_failing_rule(scope: Scope) -> Rule:
     """
     return scope.rule(
         "BrazeListFetchFailing",
-        f"time() - {_latest_of_lists(LIST_LAST_SUCCESS, scope)} > {format_number(_MAX_LIST_AGE_SECONDS)}",
+        f"time() - {_latest_of_lists(metrics.LIST_LAST_SUCCESS, scope)} > {format_number(_MAX_LIST_AGE_SECONDS)}",
         summary="Fetches of a Braze list fail.",
         description="No fetch of Braze's list of {{ $labels.list }} for workspace {{ $labels.workspace }} has "
         f"succeeded {_SINCE_TEMPLATE}. Until one succeeds, selectors select only items that were listed before. The "
@@ -232,7 +218,7 @@ def _list_suspect_rule(scope: Scope) -> Rule:
     """
     return scope.rule(
         "BrazeListSuspect",
-        f"{_latest_of_lists(LIST_SUSPECT, scope)} == 1",
+        f"{_latest_of_lists(metrics.LIST_SUSPECT, scope)} == 1",
         summary="A Braze list has lost most of its items.",
         description="Braze's list of {{ $labels.list }} for workspace {{ $labels.workspace }} lacks more than half of "
         "the items that it had before. The exporter keeps the previous list. If the list is still short an hour after "
@@ -250,7 +236,7 @@ def _latest_of_lists(family: Family, scope: Scope) -> str:
 def _timezone_mismatch_rule(scope: Scope) -> Rule:
     return scope.rule(
         "BrazeTimezoneMismatch",
-        f"{scope.latest(TIMEZONE_MISMATCH)} == 1",
+        f"{scope.latest(metrics.TIMEZONE_MISMATCH)} == 1",
         wait=_LONG_WAIT_SECONDS,
         summary="Configured time zone differs from Braze's.",
         description="The newest day in the responses for workspace {{ $labels.workspace }} has differed from the "
@@ -282,7 +268,7 @@ def _auth_failures(scope: Scope, by: str) -> str:
     # Lists are excluded, since queries can succeed without the permission to read a list.
     lists = LabelRegex("", excluded="|".join(list_endpoint.path for list_endpoint in LIST_ENDPOINTS))
     reasons = LabelRegex(f"{Reason.UNAUTHORIZED}|{Reason.FORBIDDEN}")
-    return f"sum by ({by}) (increase({scope.series(REQUESTS_FAILED, path=lists, reason=reasons)}[10m]))"
+    return f"sum by ({by}) (increase({scope.series(metrics.REQUESTS_FAILED, path=lists, reason=reasons)}[10m]))"
 
 
 def _reserve_reached(scope: Scope, **pool: str) -> str:
@@ -291,8 +277,8 @@ def _reserve_reached(scope: Scope, **pool: str) -> str:
     The reserve is that of the exporter that exports them. A rate limit whose window has ended is omitted. `pool` may
     limit the result to one pool.
     """
-    remaining = f"{scope.series(RATE_LIMIT_REMAINING, **pool)} / {scope.series(RATE_LIMIT, **pool)}"
-    reserve = max_by(BUDGET_RESERVE.name, ["job", "instance"])
+    remaining = f"{scope.series(metrics.RATE_LIMIT_REMAINING, **pool)} / {scope.series(metrics.RATE_LIMIT, **pool)}"
+    reserve = max_by(metrics.BUDGET_RESERVE.name, ["job", "instance"])
     low = f"{remaining} <= on (job, instance) group_left () {reserve}"
-    has_ended = f"({scope.latest(RATE_LIMIT_RESET, **pool)} <= time())"
-    return f"(\n  {max_by(low, RATE_LIMIT.labels)}\n  unless {has_ended}\n)"
+    has_ended = f"({scope.latest(metrics.RATE_LIMIT_RESET, **pool)} <= time())"
+    return f"(\n  {max_by(low, metrics.RATE_LIMIT.labels)}\n  unless {has_ended}\n)"
