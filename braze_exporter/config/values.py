@@ -143,11 +143,6 @@ def mapping_of(contents: str) -> BeforeValidator:
     return _if(lambda value: isinstance(value, dict), f"must be a mapping of {contents}")
 
 
-def _non_empty_list(of: str) -> BeforeValidator:
-    """Return a validator for non-empty lists; `of` describes the items in the message for other values."""
-    return _if(lambda value: isinstance(value, list) and bool(value), f"must be a non-empty list of {of}")
-
-
 @functools.cache
 def _time_zones() -> frozenset[str]:
     # `ZoneInfo` also accepts names that are not in this set, such as right/UTC, which counts leap seconds.
@@ -264,43 +259,34 @@ def _validate_label_name(value: object) -> str:
     return name
 
 
-# The JSON Schema of each type. It accepts slightly more than the validators. The title is the type's name in documents.
-def _string(title: str, pattern: str = r"\S") -> dict[str, object]:
-    return {"title": title, "type": "string", "pattern": pattern}
+# The JSON Schemas accept slightly more than the validators. Their titles are the names of the types in documents.
+def _string(title: str, pattern: str = r"\S") -> WithJsonSchema:
+    return WithJsonSchema({"title": title, "type": "string", "pattern": pattern})
 
 
-_TEXT_SCHEMA = _string("string")
-_ID_SCHEMA = _string("Braze API identifier", f"^{_BRAZE_ID.pattern.replace('a-f', 'a-fA-F')}$")
-_NAME_SCHEMA = {**_string(f"string other than `{ALL}`"), "not": {"const": ALL}}
-_TEXT = WithJsonSchema(_TEXT_SCHEMA)
-_ID = WithJsonSchema(_ID_SCHEMA)
-_NAME = WithJsonSchema(_NAME_SCHEMA)
+def _list(title: str, items: WithJsonSchema, contents: str) -> tuple[BeforeValidator, WithJsonSchema]:
+    """Return a validator for non-empty lists, and its JSON Schema. `contents` describes the items in the message."""
+    check = _if(lambda value: isinstance(value, list) and bool(value), f"must be a non-empty list of {contents}")
+    rules = {"items": items.json_schema, "minItems": 1, "uniqueItems": True}
+    return check, WithJsonSchema({"title": title, "type": "array", **rules})
 
 
-def _list_schema(title: str, items: object) -> WithJsonSchema:
-    return WithJsonSchema({"title": title, "type": "array", "items": items, "minItems": 1, "uniqueItems": True})
+def _mapping(title: str, names: object, values: WithJsonSchema) -> WithJsonSchema:
+    rules = {"propertyNames": names, "additionalProperties": values.json_schema}
+    return WithJsonSchema({"title": title, "type": "object", **rules})
 
 
-def _mapping_schema(title: str, names: object, values: object) -> WithJsonSchema:
-    return WithJsonSchema({"title": title, "type": "object", "propertyNames": names, "additionalProperties": values})
-
-
-_IDS = _mapping_schema("mapping of names to Braze API identifiers", _NAME_SCHEMA, _ID_SCHEMA)
-_NAMES = _list_schema("list of names", _TEXT_SCHEMA)
-_MESSAGE_PARTS = _list_schema(f"list of strings other than `{ALL}`", _NAME_SCHEMA)
-_LABELS = _mapping_schema(
-    "mapping of label names to strings",
-    {"pattern": f"^(?!__){_VARIABLE.pattern}$", "not": {"enum": sorted(ALERT_LABELS)}},
-    _TEXT_SCHEMA,
-)
-_SECONDS = WithJsonSchema(_string("duration", f"^(?=[0-9]){_DURATION.pattern}$"))
+_TEXT = _string("string")
+_ID = _string("Braze API identifier", f"^{_BRAZE_ID.pattern.replace('a-f', 'a-fA-F')}$")
+_NAME_RULES = {"type": "string", "pattern": r"\S", "not": {"const": ALL}}
+_NAME = WithJsonSchema({"title": f"string other than `{ALL}`", **_NAME_RULES})
+_SECONDS = _string("duration", f"^(?=[0-9]){_DURATION.pattern}$")
+_PATH = _string("file path")
 _UNIT = WithJsonSchema({"title": "`hour` or `day`", "type": "string", "enum": [*Unit]})
-_ZONE = WithJsonSchema(_string("time zone name, such as `America/New_York`"))
-_URL = WithJsonSchema(_string("URL", "^https?://"))
-_INSTANCE = WithJsonSchema(_string("Braze instance, such as `US-01`", "^[A-Za-z]{2}-[0-9]{2}$"))
-_ENVIRONMENT = WithJsonSchema(_string("environment variable name", f"^{_VARIABLE.pattern}$"))
-_PATTERN = WithJsonSchema(_string("regex"))
-_PATH = WithJsonSchema(_string("file path"))
+_IDS = _mapping("mapping of names to Braze API identifiers", _NAME.json_schema, _ID)
+_LABEL_NAMES = {"pattern": f"^(?!__){_VARIABLE.pattern}$", "not": {"enum": sorted(ALERT_LABELS)}}
+_LABELS = _mapping("mapping of label names to strings", _LABEL_NAMES, _TEXT)
+_MESSAGE_PARTS = f"list of strings other than `{ALL}`"
 
 Text = Annotated[str, BeforeValidator(_validate_text), _TEXT]
 Duration = Annotated[float, BeforeValidator(_validate_duration), _SECONDS]
@@ -311,27 +297,22 @@ BrazeId = Annotated[str, _braze_id("on the page APIs and Identifiers in Braze"),
 NamedIds = Annotated[
     dict[ConfiguredName, BrazeId], mapping_of("names to Braze API identifiers, such as {ios: 3bbc4555-…}"), _IDS
 ]
-Selection = Annotated[tuple[Text, ...], _non_empty_list(f"names, such as [{ALL}]"), _NAMES]
+Selection = Annotated[tuple[Text, ...], *_list("list of names", _TEXT, f"names, such as [{ALL}]")]
 MessagePart = Annotated[
     str, _text_other_than_all(f'must be a name in Braze, not "{ALL}"; without the list, everything is exported')
 ]
 Channels = Annotated[
-    tuple[MessagePart, ...], _non_empty_list("channels in Braze, such as [email, ios_push]"), _MESSAGE_PARTS
+    tuple[MessagePart, ...], *_list(_MESSAGE_PARTS, _NAME, "channels in Braze, such as [email, ios_push]")
 ]
 Stats = Annotated[
-    tuple[MessagePart, ...], _non_empty_list("statistics in Braze, such as [sent, delivered]"), _MESSAGE_PARTS
+    tuple[MessagePart, ...], *_list(_MESSAGE_PARTS, _NAME, "statistics in Braze, such as [sent, delivered]")
 ]
+LabelName = Annotated[str, BeforeValidator(_validate_label_name)]
+AlertLabels = Annotated[dict[LabelName, Text], mapping_of("label names to values, such as {team: growth}"), _LABELS]
+
 # Types of optional keys. A key without a value is refused, because `timezone:` alone is a mistake.
 OptionalDuration = Annotated[float | None, BeforeValidator(_validate_duration), _SECONDS]
 OptionalText = Annotated[str | None, BeforeValidator(_validate_text), _TEXT]
-# The last validator runs first.
-_ENCODABLE = _if(
-    _is_encodable, "contains characters that the locale of the process cannot encode; set the variable LC_ALL=C.UTF-8"
-)
-_WITHOUT_NUL = _if(lambda path: "\0" not in path, "must be a file path without NUL characters")
-OptionalPath = Annotated[str | None, _ENCODABLE, _WITHOUT_NUL, BeforeValidator(_validate_text), _PATH]
-LabelName = Annotated[str, BeforeValidator(_validate_label_name)]
-AlertLabels = Annotated[dict[LabelName, Text], mapping_of("label names to values, such as {team: growth}"), _LABELS]
 OptionalCampaignId = Annotated[str | None, _braze_id("at the bottom of the campaign's page in Braze"), _ID]
 OptionalCanvasId = Annotated[str | None, _braze_id("under Analyze Variants on the Canvas's page in Braze"), _ID]
 OptionalSegment = Annotated[str | None, _CONFIGURED_NAME, _NAME]
@@ -340,9 +321,18 @@ _PRODUCT = _text_other_than_all(
     "this name"
 )
 OptionalProduct = Annotated[str | None, _PRODUCT, _NAME]
-OptionalRegex = Annotated[Regex | None, BeforeValidator(_validate_regex), _PATTERN]
+OptionalRegex = Annotated[Regex | None, BeforeValidator(_validate_regex), _string("regex")]
+_ZONE = _string("time zone name, such as `America/New_York`")
 OptionalTimeZone = Annotated[ZoneInfo | None, BeforeValidator(_validate_timezone), _ZONE]
-OptionalUrl = Annotated[str | None, BeforeValidator(_validate_url), _URL]
+OptionalUrl = Annotated[str | None, BeforeValidator(_validate_url), _string("URL", "^https?://")]
+_INSTANCE = _string("Braze instance, such as `US-01`", "^[A-Za-z]{2}-[0-9]{2}$")
 OptionalInstance = Annotated[str | None, BeforeValidator(_validate_instance), _INSTANCE]
+_ENVIRONMENT = _string("environment variable name", f"^{_VARIABLE.pattern}$")
 OptionalVariable = Annotated[str | None, _if(_may_be_variable, MUST_BE_VARIABLE), _ENVIRONMENT]
+# The last validator runs first.
+_ENCODABLE = _if(
+    _is_encodable, "contains characters that the locale of the process cannot encode; set the variable LC_ALL=C.UTF-8"
+)
+_WITHOUT_NUL = _if(lambda path: "\0" not in path, "must be a file path without NUL characters")
+OptionalPath = Annotated[str | None, _ENCODABLE, _WITHOUT_NUL, BeforeValidator(_validate_text), _PATH]
 OptionalKeyFile = Annotated[str | None, _ENCODABLE, _if(_may_be_key_file, MUST_BE_PATH), _PATH]
