@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from itertools import chain
+from itertools import product
 from typing import TypeAlias
 
 from braze_exporter.braze.kinds import KINDS, REVENUE, SeriesKind, Unit
@@ -38,41 +38,25 @@ def find_skip_reasons(config: Config, results: Results) -> Mapping[Identity, str
     An item is not added if it is archived or cannot be queried, or if it exceeds `max_queries` or `budget.share` beside
     the queries of the config and the items before it.
     """
-    listed = {
-        (name, list_endpoint): result.items
-        for name, lists in results.items()
-        for list_endpoint, result in lists.items()
-    }
+    listed = {(name, key): result.items for name, lists in results.items() for key, result in lists.items()}
     plan = _expand(build_plan(config), config, listed)
     configured = {query.identity[:3] for query in plan.queries}
-    selected = {
-        (workspace.spec.name, list_endpoint): _select_all(config, workspace, kind)
-        for workspace in config.workspaces
-        for list_endpoint, kind in KINDS_BY_LIST.items()
-    }
-    reasons = {
-        identity: describe_defect(list_endpoint, item) or selected[name, list_endpoint][1]
-        for (name, list_endpoint), items in listed.items()
-        for item in items
-        if (identity := identify(name, list_endpoint, item)) not in configured
-    }
-    reasons |= {
-        identity: "archived"
-        for name, lists in results.items()
-        for list_endpoint, result in lists.items()
-        for item in result.archived_items
-        if (identity := identify(name, list_endpoint, item)) not in configured
-    }
-    addable = {
-        (name, list_endpoint): [
-            # A selector adds no segment without a name, but the config can give it one.
-            item if item.name.strip() else replace(item, name=item.id)
-            for item in items
-            if reasons.get(identify(name, list_endpoint, item)) == ""
+    reasons: dict[Identity, str] = {}
+    addable: dict[tuple[str, ListEndpoint], list[ListItem]] = {}
+    selectors: list[Selector] = []
+    for workspace, (list_endpoint, kind) in product(config.workspaces, KINDS_BY_LIST.items()):
+        name = workspace.spec.name
+        selectors_of_list, problem = _select_all(config, workspace, kind)
+        selectors += selectors_of_list
+        result = results[name][list_endpoint]
+        found = {item: describe_defect(list_endpoint, item) or problem for item in result.items}
+        found |= dict.fromkeys(result.archived_items, "archived")
+        further = {item: why for item, why in found.items() if identify(name, list_endpoint, item) not in configured}
+        reasons |= {identify(name, list_endpoint, item): why for item, why in further.items()}
+        # A selector adds no segment without a name, but the config can give it one.
+        addable[name, list_endpoint] = [
+            item if item.name.strip() else replace(item, name=item.id) for item, why in further.items() if not why
         ]
-        for (name, list_endpoint), items in listed.items()
-    }
-    selectors = chain.from_iterable(selectors for selectors, _ in selected.values())
     plan = _expand(replace(plan, selectors=tuple(selectors)), config, addable)
     fitting = {query.identity[:3] for query in plan.queries}
     return {key: reason or ("" if key in fitting else EXCEEDS_LIMITS) for key, reason in reasons.items()}
