@@ -25,15 +25,12 @@ class _Parser(argparse.ArgumentParser):
     """Reports wrong usage in one line, without the usage text."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # noqa: ANN401
-        """Parse `args` as argparse does, but refuse unknown arguments and repeated addresses."""
+        """Parse `args` as argparse does, but refuse unknown arguments in one line."""
         options, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(_describe_unknown(unknown[0], re.findall(r"--[\w.-]+", self.format_usage())))
         if "web_addresses" in options:
-            addresses = options.web_addresses = options.web_addresses or [DEFAULT_ADDRESS]
-            for index, address in enumerate(addresses):
-                if split_address(address) in map(split_address, addresses[:index]):
-                    self.error(f"argument --web.listen-address: {address} is given twice; remove one")
+            options.web_addresses = options.web_addresses or [DEFAULT_ADDRESS]
         return options, unknown
 
     def error(self, message: str) -> NoReturn:

@@ -42,10 +42,6 @@ class Secret:
         """Return the text itself."""
         return self._text
 
-    def redact(self, text: str) -> str:
-        """Return `text` with the secret replaced by `***`."""
-        return text.replace(self._text, "***")
-
     def __repr__(self) -> str:
         """Return `***`."""
         return MASK
@@ -77,9 +73,9 @@ class ApiKey:
     def redact(self, text: str) -> str:
         """Return `text` with the current key and earlier keys replaced by `***`."""
         with self._lock:
-            secrets = sorted(self._secrets, key=lambda secret: -len(secret.reveal()))  # a key may contain another one
-        for secret in secrets:
-            text = secret.redact(text)
+            keys = sorted((secret.reveal() for secret in self._secrets), key=len, reverse=True)
+        for key in keys:  # the longest first, because a key may contain another one
+            text = text.replace(key, MASK)
         return text
 
     def replace(self, secret: Secret, file: str | None) -> bool:

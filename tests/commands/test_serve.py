@@ -568,8 +568,6 @@ def test_invalid_ca_bundle_is_an_error(config: str, tmp_path: Path, name: str, r
     [
         ["--web.listen-address=nowhere"],
         ["--web.listen-address=:70000"],
-        ["--web.listen-address=:27293", "--web.listen-address=:27293"],
-        ["demo", "--web.listen-address=localhost:80", "--web.listen-address=localhost:080"],
         ["--unknown"],
         ["fly"],
         ["--web.listen-address=a\nb"],
@@ -590,8 +588,6 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
 
 def test_wrong_usage_names_flag_and_problem() -> None:
     """The line about wrong usage names the flag and its problem."""
-    given_twice = run_program("--web.listen-address=:80", "--web.listen-address=:080").stderr
-    assert ": error: argument --web.listen-address: :080 is given twice; remove one; see " in given_twice
     negative = run_program("--timeout-offset=-1").stderr
     assert ": error: argument --timeout-offset: -1 is not a number of seconds, such as 0.5; see " in negative
 
