@@ -153,55 +153,34 @@ _MOBILE = {_IOS: 0.58, _ANDROID: 0.42}
 _ALL_PLATFORMS = {_IOS: 0.44, _ANDROID: 0.31}
 _FEW_VIPS, _MORE_VIPS = {VIP_SEGMENT_ID: 0.06}, {VIP_SEGMENT_ID: 0.19}
 
-# An online shop: busy evenings and weekends, a funnel of five events, and a rare event with empty hours at night.
+# An online shop: busy evenings and weekends, a funnel of five events, and a rare event with empty hours at night. The
+# columns are the fields of `TrafficShape`, in this order.
 DEMO = DemoWorkspace(
     events={
-        "app_opened": TrafficShape(
-            5_200, peak_hour=20, night_share=0.08, weekend_factor=1.15, apps=_MOBILE, segments=_FEW_VIPS
-        ),
-        "product_viewed": TrafficShape(
-            9_400, peak_hour=20, night_share=0.06, weekend_factor=1.25, apps=_ALL_PLATFORMS, segments=_FEW_VIPS
-        ),
-        "added_to_cart": TrafficShape(
-            1_350, peak_hour=21, night_share=0.05, weekend_factor=1.2, apps=_ALL_PLATFORMS, segments=_MORE_VIPS
-        ),
-        "checkout_started": TrafficShape(
-            610, peak_hour=21, night_share=0.05, weekend_factor=1.1, apps=_ALL_PLATFORMS, segments=_MORE_VIPS
-        ),
-        "purchase_completed": TrafficShape(
-            390,
-            peak_hour=21,
-            night_share=0.05,
-            weekend_factor=1.1,
-            apps=_ALL_PLATFORMS,
-            segments=_MORE_VIPS,
-            late_share=0.05,
-        ),
-        "newsletter_signup": TrafficShape(
-            7, peak_hour=12, night_share=0.02, weekend_factor=0.6, apps=_ALL_PLATFORMS, segments=_FEW_VIPS
-        ),
+        "app_opened": TrafficShape(5_200, 20, 0.08, 1.15, _MOBILE, _FEW_VIPS),
+        "product_viewed": TrafficShape(9_400, 20, 0.06, 1.25, _ALL_PLATFORMS, _FEW_VIPS),
+        "added_to_cart": TrafficShape(1_350, 21, 0.05, 1.2, _ALL_PLATFORMS, _MORE_VIPS),
+        "checkout_started": TrafficShape(610, 21, 0.05, 1.1, _ALL_PLATFORMS, _MORE_VIPS),
+        "purchase_completed": TrafficShape(390, 21, 0.05, 1.1, _ALL_PLATFORMS, _MORE_VIPS, 0.05),
+        "newsletter_signup": TrafficShape(7, 12, 0.02, 0.6, _ALL_PLATFORMS, _FEW_VIPS),
     },
     series_shapes={
-        "sessions": TrafficShape(
-            6_100, peak_hour=20, night_share=0.07, weekend_factor=1.15, apps=_MOBILE, segments=_FEW_VIPS
-        ),
-        "purchases": TrafficShape(470, peak_hour=21, night_share=0.05, weekend_factor=1.1, apps=_ALL_PLATFORMS),
-        "purchases/Gift card": TrafficShape(
-            21, peak_hour=18, night_share=0.04, weekend_factor=1.4, apps=_ALL_PLATFORMS
-        ),
-        "purchases/Beans: House blend, 1 kg": TrafficShape(96, peak_hour=20, night_share=0.05, apps=_ALL_PLATFORMS),
-        "revenue": TrafficShape(1_650_000, peak_hour=21, night_share=0.05, weekend_factor=1.1, apps=_ALL_PLATFORMS),
+        "sessions": TrafficShape(6_100, 20, 0.07, 1.15, _MOBILE, _FEW_VIPS),
+        "purchases": TrafficShape(470, 21, 0.05, 1.1, _ALL_PLATFORMS),
+        "purchases/Gift card": TrafficShape(21, 18, 0.04, 1.4, _ALL_PLATFORMS),
+        "purchases/Beans: House blend, 1 kg": TrafficShape(96, 20, 0.05, 1, _ALL_PLATFORMS),
+        "revenue": TrafficShape(1_650_000, 21, 0.05, 1.1, _ALL_PLATFORMS),
         f"segments/{VIP_SEGMENT_ID}": TrafficShape(12_400, night_share=1, late_share=0),
-        "new_users": TrafficShape(72, peak_hour=20, night_share=0.1, weekend_factor=1.2, apps=_MOBILE),
-        "uninstalls": TrafficShape(31, peak_hour=22, night_share=0.3, apps=_MOBILE),
-        "daily_active_users": TrafficShape(2_900, peak_hour=19, night_share=0.1, weekend_factor=1.1, apps=_MOBILE),
-        "monthly_active_users": TrafficShape(318_000, night_share=1, late_share=0, apps=_MOBILE),
+        "new_users": TrafficShape(72, 20, 0.1, 1.2, _MOBILE),
+        "uninstalls": TrafficShape(31, 22, 0.3, 1, _MOBILE),
+        "daily_active_users": TrafficShape(2_900, 19, 0.1, 1.1, _MOBILE),
+        "monthly_active_users": TrafficShape(318_000, 20, 1, 1, _MOBILE, late_share=0),
         **{
-            f"campaigns/{campaign.id}": TrafficShape(sent, peak_hour=17, night_share=0, weekend_factor=0.9)
+            f"campaigns/{campaign.id}": TrafficShape(sent, 17, 0, 0.9)
             for campaign, sent in zip(SHOP_INVENTORY.campaigns, (70, 480, 310, 0, 40, 55, 2_100, 90), strict=True)
         },
         **{
-            f"canvases/{canvas.id}": TrafficShape(entries, peak_hour=20, night_share=0.1)
+            f"canvases/{canvas.id}": TrafficShape(entries)
             for canvas, entries in zip(SHOP_INVENTORY.canvases, (68, 290, 410, 0), strict=True)
         },
     },
