@@ -26,7 +26,7 @@ from braze_exporter.config.schema import (
 )
 from braze_exporter.config.secrets import Secret
 from braze_exporter.config.suggestions import did_you_mean
-from braze_exporter.config.validation import RENAMED_KEYS, InvalidError, M, validate
+from braze_exporter.config.validation import InvalidError, M, validate
 from braze_exporter.config.values import ALL
 
 _MISPLACED_KEYS = dict.fromkeys(
@@ -171,7 +171,7 @@ class _Loader:
         for key in (*_DEFINED_NAMES, "channels", "stats"):
             self._check_names(data.get(key), (*path, key), data_of_workspace)
         if issubclass(model, RegexEntry):
-            self._check_subject(kind, {RENAMED_KEYS.get(key, key) for key in data}, path)
+            self._check_subject(kind, data, path)
         if spec is None:
             return None
         if spec.alerts is not None:

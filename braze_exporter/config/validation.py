@@ -13,9 +13,6 @@ from braze_exporter.config.suggestions import did_you_mean
 
 M = TypeVar("M", bound=Model)
 
-# Keys that were renamed, with their present names. A message names the present one where that is a known key.
-RENAMED_KEYS = {"refresh": "refresh_interval", "match": "regex", "min": "min_baseline"}
-
 
 class InvalidError(Exception):
     """Raised if a mapping is invalid. `problems` holds pairs of a path and a text with the problem and the fix."""
@@ -71,8 +68,6 @@ def _message(
         return misplaced[key]
     at = detail["loc"][:-1]
     known = (*_keys_of(model, at), *(() if at else extra_keys))
-    if RENAMED_KEYS.get(key) in known:
-        return f"renamed to {RENAMED_KEYS[key]}"
     return f"unknown key{did_you_mean(key, known)}; known keys: {', '.join(known)}"
 
 
