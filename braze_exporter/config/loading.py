@@ -119,8 +119,7 @@ class _Loader:
         data = self._check_mapping(self.document.data, ())
         if data is None:
             return None, ()
-        top_level = {key: value for key, value in data.items() if key != "workspaces"}
-        settings = self._validate(Settings, top_level, (), extra_keys=("workspaces",))
+        settings = self._validate(Settings, data, (), extra_keys=("workspaces",))
         self._state_file = settings.state_file if settings is not None else None
         needs = "name, url, api_key_file and a section such as custom_events"
         raw = self._check_list(data, ("workspaces",), f"workspaces, each with {needs}")
@@ -132,8 +131,7 @@ class _Loader:
         data = self._check_mapping(raw, path)
         if data is None:
             return None
-        own_keys = {key: value for key, value in data.items() if key not in SECTIONS}
-        spec = self._validate(Workspace, own_keys, path, extra_keys=tuple(SECTIONS))
+        spec = self._validate(Workspace, data, path, extra_keys=tuple(SECTIONS))
         for pair in (("url", "instance"), ("api_key_file", "api_key_env")):
             given = [key for key in pair if key in data]
             if len(given) != 1:

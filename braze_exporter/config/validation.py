@@ -33,13 +33,13 @@ def validate(
 ) -> M:
     """Return the mapping `data` at `path` as an instance of `model`.
 
-    `extra_keys` are further valid keys of the same mapping, which the caller has removed. `misplaced` maps keys
-    that users often set by mistake to the error messages for them.
+    `extra_keys` are further valid keys of the same mapping, whose values are not validated. `misplaced` maps keys that
+    users often set by mistake to the error messages for them.
 
     Raises `InvalidError` with every problem.
     """
     try:
-        return model.model_validate(data)
+        return model.model_validate({key: value for key, value in data.items() if key not in extra_keys})
     except ValidationError as error:
         problems = list(_problems(error, model, path, extra_keys, misplaced or {}))
     raise InvalidError(problems)
