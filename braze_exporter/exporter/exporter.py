@@ -85,7 +85,7 @@ class Exporter:
         self._list_refresher = ListRefresher(
             clock=clock,
             jitter=jitter,
-            submit=self._scheduler.add_jobs,
+            submit=self._scheduler.add_job,
             on_end=self._apply_lists,
             on_deferred=self._self_metrics.count_deferred,
             state_file=state_file,

@@ -31,14 +31,14 @@ class ListRefresher:
         *,
         clock: Clock,
         jitter: Callable[[], float],
-        submit: Callable[[str, Sequence[Job]], None],
+        submit: Callable[[str, Job], None],
         on_end: Callable[[], None],
         on_deferred: Callable[[str, ListEndpoint], None] = lambda _workspace, _list_endpoint: None,
         state_file: StateFile | None = None,
     ) -> None:
         """Start without lists.
 
-        `jitter` returns a factor for the wait after failures. `submit` queues jobs of a workspace. `on_end` is called
+        `jitter` returns a factor for the wait after failures. `submit` queues a job of a workspace. `on_end` is called
         after each read that succeeded or failed. `on_deferred` is called with the workspace and the list when a due
         list is deferred because of rate limiting. The lists in `state_file` are restored when they are set.
         """
@@ -149,7 +149,7 @@ class ListRefresher:
                 read_state.in_flight = True
                 jobs.append((read_state.workspace_key.workspace, job))
         for workspace, job in jobs:
-            self._submit(workspace, [job])
+            self._submit(workspace, job)
 
     def _key_job(self, read_state: ListReadState, now: float) -> Job:
         """Return a job without a call that reads the key again. If the key has changed, the list is due."""
@@ -186,7 +186,7 @@ class ListRefresher:
                 if has_ended:
                     read_state.in_flight = False
             if not has_ended:
-                self._submit(read_state.workspace_key.workspace, [job])
+                self._submit(read_state.workspace_key.workspace, job)
 
         job = Job(list_endpoint.path, Priority.LIST, read_state.next_at, admit, run)
         return job

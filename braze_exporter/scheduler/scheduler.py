@@ -9,7 +9,7 @@ import contextlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -28,10 +28,12 @@ from braze_exporter.scheduler.key_state import AUTH_REASONS
 from braze_exporter.scheduler.query_state import QueryState, Refresh
 from braze_exporter.scheduler.rate_limiter import Priority
 from braze_exporter.scheduler.repair import fetch_length
-from braze_exporter.scheduler.worker_pool import Job, WorkerPool
+from braze_exporter.scheduler.worker_pool import Job, WorkerPools
 
 # The number of queries of an endpoint whose history is read at the same time.
 MAX_QUEUED_HISTORY = 500
+# The failures after which the rate limiter or a circuit breaker delays all calls to the endpoint.
+_SHARED_REASONS = {Reason.RATE_LIMITED, *AUTH_REASONS}
 
 _log = logging.getLogger(__name__)
 
@@ -76,8 +78,7 @@ class Scheduler:
         # The queries whose history may have missing chunks.
         self._incomplete: dict[QueryState, None] = {}
         self._endpoints = QueryEndpoints((), self._admission)
-        self._worker_pools: dict[str, WorkerPool] = {}
-        self._concurrency = 0
+        self._worker_pools = WorkerPools()
         self._refresh = Refresh()
         self._refresh.set_result(None)
         self._finished: list[Refresh] = []  # those that are done when the lock is released
@@ -103,7 +104,7 @@ class Scheduler:
         Queries with the same `identity` as before keep their state.
         """
         with self._locking():
-            self._open_worker_pools(clients, concurrency)
+            self._worker_pools.open(clients, concurrency)
             self._clients = clients
             known = {query_state.query.identity: query_state for query_state in self.query_states}
             self.query_states = tuple(self._make_state(query, known.pop(query.identity, None)) for query in queries)
@@ -126,60 +127,33 @@ class Scheduler:
         query_state.update(query, now)
         return query_state
 
-    def _open_worker_pools(self, workspaces: Collection[str], concurrency: int) -> None:
-        """Keep or create one `WorkerPool` of `concurrency` threads per workspace, and close all others.
-
-        If the concurrency has changed, the queued jobs move to the new pool. If a thread cannot be started, nothing is
-        changed.
-        """
-        kept = {name: pool for name, pool in self._worker_pools.items() if name in workspaces}
-        if concurrency != self._concurrency:
-            kept = {}
-        opened: dict[str, WorkerPool] = {}
-        try:
-            for name in workspaces:
-                if name not in kept:
-                    opened[name] = WorkerPool(name, concurrency)
-        except RuntimeError:
-            for worker_pool in opened.values():
-                worker_pool.close()
-            raise
-        for name, worker_pool in self._worker_pools.items():
-            jobs = worker_pool.close() if name not in kept else []
-            if name in opened:
-                opened[name].add(jobs)
-        self._concurrency, self._worker_pools = concurrency, kept | opened
-
     def refresh(self) -> Refresh:
         """Queue a fetch of every due query, and return a future that is done when no fetch is in flight.
 
         Deferred queries do not delay the future. It cannot be canceled.
         """
         with self._locking():
+            if self._is_closed:
+                return self._refresh
             deny_reasons = self._endpoints.deny_reasons()
-            due = [] if self._is_closed else self._take_due(self._clock.monotonic(), deny_reasons)
+            due = self._take_due(self._clock.monotonic(), deny_reasons)
             added = [query_state for query_state in due if query_state.in_flight]
-            jobs = [(item.query.workspace, self._make_job(item)) for item in added]
-            jobs += [] if self._is_closed else self._history_jobs(deny_reasons)
-            for name, worker_pool in self._worker_pools.items():
-                worker_pool.add([job for workspace, job in jobs if workspace == name])
+            jobs = [self._make_job(item, Priority.QUERY, item.next_at, partial(self._run, item)) for item in added]
+            self._worker_pools.add([*jobs, *self._history_jobs(deny_reasons)])
             if added or not self._refresh.pending:  # otherwise the current refresh already covers these fetches
                 self._refresh = Refresh()
                 for query_state in self.query_states:
                     if query_state.in_flight:
                         self._refresh.pending += 1
                         query_state.refreshes.append(self._refresh)
-                denied = [query_state for query_state in due if not query_state.in_flight]
-                self._refresh.due = self._refresh.pending + len(denied)
+                self._refresh.due = self._refresh.pending + len(due) - len(added)
                 if not self._refresh.pending:
                     self._finished.append(self._refresh)
             return self._refresh
 
     def _take_due(self, now: float, deny_reasons: Mapping[EndpointKey, Deferred | None]) -> list[QueryState]:
         """Return the due queries, and mark each as in flight, or as deferred if it may not be fetched now."""
-        due = [
-            query_state for query_state in self.query_states if not query_state.in_flight and query_state.is_due(now)
-        ]
+        due = [state for state in self.query_states if not state.in_flight and state.is_due(now)]
         due += self._endpoints.queries_to_probe({endpoint_key(query_state) for query_state in due})
         for query_state in due:
             deny_reason = deny_reasons[endpoint_key(query_state)]
@@ -197,37 +171,32 @@ class Scheduler:
         """Return the number of calls for history that remain, by workspace."""
         with self._lock:
             now, calls = self._clock.wall(), Counter[str]()
-            for query_state in self._incomplete:
-                query = query_state.query
-                calls[query.workspace] += query_state.history.count_calls(query, now)
+            for state in self._incomplete:
+                calls[state.query.workspace] += state.history.count_calls(state.query, now)
             return +calls
 
     def close(self) -> None:
         """Stop fetching and resolve all futures. Fetches in flight end by themselves or with the process."""
         with self._locking():
             self._is_closed = True
-            for worker_pool in self._worker_pools.values():
-                worker_pool.close()
+            self._worker_pools.close()
             for query_state in self.query_states:
                 self._release(query_state)
 
-    def add_jobs(self, workspace: str, jobs: Sequence[Job]) -> None:
-        """Queue jobs that are not for queries. They are dropped if the workspace has been removed."""
+    def add_job(self, workspace: str, job: Job) -> None:
+        """Queue a job that is not for a query. It is dropped if the workspace has been removed."""
         with self._lock:
-            if workspace in self._worker_pools and not self._is_closed:
-                self._worker_pools[workspace].add(jobs)
+            self._worker_pools.add([(workspace, job)])
 
     def _admission(self, query: Query) -> Admission:
         return self._clients[query.workspace].admission
 
-    def _make_job(self, query_state: QueryState) -> Job:
-        return Job(
-            query_state.query.kind.path,
-            Priority.QUERY,
-            query_state.next_at,
-            partial(self._admit, query_state, Priority.QUERY),
-            partial(self._run, query_state),
-        )
+    def _make_job(
+        self, query_state: QueryState, priority: Priority, next_at: float, run: Callable[[Permit | Deferred], None]
+    ) -> tuple[str, Job]:
+        """Return the workspace of a query and a job that calls `run`."""
+        admit = partial(self._admit, query_state, priority)
+        return query_state.query.workspace, Job(query_state.query.kind.path, priority, next_at, admit, run)
 
     def _admit(self, query_state: QueryState, priority: Priority) -> Permit | Deferred | None:
         client = self._clients.get(query_state.query.workspace)
@@ -236,7 +205,7 @@ class Scheduler:
         return client.admission.admit(query_state.query.kind, priority)
 
     def _history_jobs(self, deny_reasons: Mapping[EndpointKey, Deferred | None]) -> Iterator[tuple[str, Job]]:
-        """Yield a job for the history of each query that misses some, with the workspace, if calls are allowed."""
+        """Yield a job for the history of each query that misses some, if calls to its endpoint are allowed."""
         now = self._clock.monotonic()
         reading = Counter(endpoint_key(state) for state in self._incomplete if state.history.is_reading)
         for query_state in list(self._incomplete):
@@ -245,20 +214,19 @@ class Scheduler:
                 continue
             if reading[key] < MAX_QUEUED_HISTORY and (job := self._next_history_job(query_state)) is not None:
                 reading[key] += 1
-                yield query_state.query.workspace, job
+                yield job
 
-    def _next_history_job(self, query_state: QueryState) -> Job | None:
+    def _next_history_job(self, query_state: QueryState) -> tuple[str, Job] | None:
         """Return the job for the next chunk of the history of a query, or None if none is due."""
-        query, history, now = query_state.query, query_state.history, self._clock.monotonic()
-        chunk = history.next_chunk(query, self._clock.wall(), now)
+        history, now = query_state.history, self._clock.monotonic()
+        chunk = history.next_chunk(query_state.query, self._clock.wall(), now)
         history.is_reading = chunk is not None
         if chunk is None:
             if history.next_at <= now:  # it is complete
                 self._incomplete.pop(query_state, None)
             return None
-        admit = partial(self._admit, query_state, Priority.HISTORY)
         run = partial(self._run_history, query_state, history, chunk)
-        return Job(query.kind.path, Priority.HISTORY, now, admit, run)
+        return self._make_job(query_state, Priority.HISTORY, now, run)
 
     def _run_history(
         self, query_state: QueryState, history: History, chunk: Query, admitted: Permit | Deferred
@@ -277,19 +245,15 @@ class Scheduler:
             self._update_circuits()
             if query_state.is_removed or query_state.history is not history:  # by a reload
                 return
+            is_reached = self._admission(query_state.query).is_reached
             if response is not None:
                 history.record_chunk(chunk, response.sent_at, self._clock.monotonic())
                 self._notify(query_state, lambda: self.on_history(query_state, response))
-            elif error is not None and self._is_failure_of_history(query_state.query, error):
+            elif error is not None and is_reached and error.reason not in _SHARED_REASONS:
                 history.record_failure(chunk, error, self._clock.wall(), self._clock.monotonic())
             job = self._next_history_job(query_state)
-            if job is not None and not self._is_closed:
-                self._worker_pools[chunk.workspace].add([job])
-
-    def _is_failure_of_history(self, query: Query, error: BrazeError) -> bool:
-        """Return whether an error concerns one call. Otherwise the rate limiter or a circuit delays all calls."""
-        is_reached = self._admission(query).is_reached
-        return is_reached and error.reason is not Reason.RATE_LIMITED and error.reason not in AUTH_REASONS
+            if job is not None:
+                self._worker_pools.add([job])
 
     def _fetch(self, query_state: QueryState, permit: Permit) -> Response:
         """Fetch the buckets of a query that are new or may have changed. Raises `BrazeError` if the fetch fails."""

@@ -1,10 +1,10 @@
-"""Runs the calls of one workspace in a bounded number of threads, the most overdue first."""
+"""Runs the calls of each workspace in a bounded number of threads, the most overdue first."""
 
 import heapq
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from braze_exporter.braze.calls import Permit, RateLimitInfo
@@ -106,3 +106,49 @@ class WorkerPool:
                 path: first for path, first in queued.items() if self._running.get(path, 0) < self._max_per_endpoint
             }
         yield from sorted(queued, key=queued.__getitem__)
+
+
+class WorkerPools:
+    """The worker pools of all workspaces. Not thread-safe."""
+
+    def __init__(self) -> None:
+        """Start without pools."""
+        self._pools: dict[str, WorkerPool] = {}
+        self._concurrency = 0
+
+    def open(self, workspaces: Collection[str], concurrency: int) -> None:
+        """Keep or create one `WorkerPool` of `concurrency` threads per workspace, and close all others.
+
+        If the concurrency has changed, the queued jobs move to the new pool. If a thread cannot be started, nothing is
+        changed.
+        """
+        is_kept = concurrency == self._concurrency
+        kept = {name: pool for name, pool in self._pools.items() if is_kept and name in workspaces}
+        opened: dict[str, WorkerPool] = {}
+        try:
+            for name in workspaces:
+                if name not in kept:
+                    opened[name] = WorkerPool(name, concurrency)
+        except RuntimeError:
+            for worker_pool in opened.values():
+                worker_pool.close()
+            raise
+        for name, worker_pool in self._pools.items():
+            jobs = worker_pool.close() if name not in kept else []
+            if name in opened:
+                opened[name].add(jobs)
+        self._concurrency, self._pools = concurrency, kept | opened
+
+    def add(self, jobs: Iterable[tuple[str, Job]]) -> None:
+        """Queue jobs for the workspaces with these names. Those of removed workspaces are dropped."""
+        by_workspace: dict[str, list[Job]] = {}
+        for workspace, job in jobs:
+            by_workspace.setdefault(workspace, []).append(job)
+        for workspace in by_workspace.keys() & self._pools.keys():
+            self._pools[workspace].add(by_workspace[workspace])
+
+    def close(self) -> None:
+        """Drop all queued jobs. Each thread ends after its current job."""
+        for worker_pool in self._pools.values():
+            worker_pool.close()
+        self._pools = {}
