@@ -12,12 +12,12 @@ from itertools import islice
 
 from braze_exporter.backfill.request import BackfillError, BackfillRequest, format_time
 from braze_exporter.backfill.resume_file import ResumeFile
-from braze_exporter.braze.calls import CallEvent, Permit
+from braze_exporter.braze.calls import CallEvent
 from braze_exporter.braze.client import Client
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.query import Query
 from braze_exporter.config.document import shorten
-from braze_exporter.scheduler.admission import Admission, Deferred
+from braze_exporter.scheduler.admission import Admission, Deferred, Permit
 from braze_exporter.scheduler.circuit_breaker import BreakerCall, CircuitBreaker, Decision, backoff_seconds
 from braze_exporter.scheduler.clients import WorkspaceClient
 from braze_exporter.scheduler.key_state import AUTH_REASONS
@@ -230,7 +230,7 @@ class Reader:
         workspace = self._workspaces[chunk.query.workspace]
         error: BrazeError | None = None
         try:
-            response = workspace.client.fetch(chunk.call, chunk.call.length, permit)
+            response = workspace.client.fetch(chunk.call, chunk.call.length, permit.end)
         except BrazeError as failure:
             error = failure.without_traceback()
         else:

@@ -1,7 +1,8 @@
-"""The data of a call to Braze: its permit, its rate-limit headers and its outcome."""
+"""The data of a call to Braze: its response, its rate-limit headers and its outcome."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.series import Series
@@ -77,26 +78,6 @@ class RateLimitInfo:
     is_accepted: bool = False
 
 
-class Permit:
-    """Permission to make one call to Braze. `end` must be called when it has ended, since other calls may wait."""
-
-    def __init__(
-        self,
-        end: Callable[[BrazeError | None, RateLimitInfo], float | None],
-        *,
-        begin: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Create a permit that calls `begin` before the request is sent and `end` with the outcome."""
-        self.begin = begin
-        self._end = end
-        self._has_ended = False
-
-    def end(self, error: BrazeError | None, feedback: RateLimitInfo) -> float | None:
-        """Report the outcome of the call. Further calls of this method do nothing.
-
-        Returns the length of the pause in seconds if the call paused its pool, otherwise None.
-        """
-        if self._has_ended:
-            return None
-        self._has_ended = True
-        return self._end(error, feedback)
+# Reports the end of a call: its error, or None if it succeeded, and the rate-limit information of its response. Returns
+# the length of the pause in seconds if the call paused its pool, otherwise None.
+EndOfCall: TypeAlias = Callable[[BrazeError | None, RateLimitInfo], float | None]

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from braze_exporter.braze import list_page, parsing
 from braze_exporter.braze.body import QUEUED_DETAIL
-from braze_exporter.braze.calls import CallEvent, Permit, RateLimitHeaders, RateLimitInfo, Response
+from braze_exporter.braze.calls import CallEvent, EndOfCall, RateLimitHeaders, RateLimitInfo, Response
 from braze_exporter.braze.clock import Clock
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.lists import ListEndpoint, ListItem
@@ -67,8 +67,8 @@ class Client:
         # How many seconds the local clock was ahead of Braze's at the last response.
         self._clock_ahead_seconds = 0.0
 
-    def fetch(self, query: Query, length: int, permit: Permit, previous: Response | None = None) -> Response:
-        """Fetch the newest `length` buckets of `query` with one request, for which `permit` was granted.
+    def fetch(self, query: Query, length: int, on_end: EndOfCall, previous: Response | None = None) -> Response:
+        """Fetch the newest `length` buckets of `query` with one request. `on_end` is called at its end.
 
         What has not changed since the response `previous` is the same object in the result, and an equal body is not
         parsed again. Raises `BrazeError` if the request fails.
@@ -85,7 +85,7 @@ class Client:
         sent_at = self._clock.wall()
         parameters = _build_parameters(query, length, sent_at - self._clock_ahead_seconds)
         (fetched, fetched_digest), responded_at = self._request(
-            query.kind, parameters, permit, read, lambda content: {"buckets": len(bucket_starts(content[0]))}
+            query.kind, parameters, on_end, read, lambda content: {"buckets": len(bucket_starts(content[0]))}
         )
         return Response(
             fetched,
@@ -96,8 +96,8 @@ class Client:
             digest=fetched_digest,
         )
 
-    def fetch_page(self, list_endpoint: ListEndpoint, number: int, permit: Permit) -> tuple[ListItem | None, ...]:
-        """Return the items of page `number` of a list, fetched with one request, for which `permit` was granted.
+    def fetch_page(self, list_endpoint: ListEndpoint, number: int, on_end: EndOfCall) -> tuple[ListItem | None, ...]:
+        """Return the items of page `number` of a list, fetched with one request. `on_end` is called at its end.
 
         Pages are numbered from 0. An invalid item is None. A page past the end has no items. Raises `BrazeError` if the
         request fails.
@@ -107,14 +107,14 @@ class Client:
             return list_page.parse_list_page(list_endpoint, body)
 
         parameters = {"page": str(number), **dict(list_endpoint.parameters)}
-        rows, _ = self._request(list_endpoint, parameters, permit, read, lambda rows: {"items": len(rows)})
+        rows, _ = self._request(list_endpoint, parameters, on_end, read, lambda rows: {"items": len(rows)})
         return rows
 
     def _request(
         self,
         endpoint: Endpoint,
         parameters: Mapping[str, str],
-        permit: Permit,
+        on_end: EndOfCall,
         read: Callable[[bytes, float, float], T],
         describe: Callable[[T], dict[str, object]],
     ) -> tuple[T, float | None]:
@@ -129,7 +129,6 @@ class Client:
         failure: BrazeError | None = BrazeError(Reason.INVALID_RESPONSE, "internal error")
         is_logged, result = _log.isEnabledFor(logging.DEBUG), {}
         try:
-            permit.begin()
             received = self._transport.get(endpoint.path, parameters)
             seconds = self._clock.monotonic() - started
             responded_at = parsing.parse_date(received.headers)
@@ -141,7 +140,7 @@ class Client:
             raise
         finally:
             seconds = self._clock.monotonic() - started if received is None else seconds
-            self._record_call(endpoint, permit, received, failure, seconds)
+            self._record_call(endpoint, on_end, received, failure, seconds)
             if is_logged:
                 status = received.status if received is not None else "none"
                 fields = {"workspace": self._workspace, "path": endpoint.path, **parameters, "status": status}
@@ -197,12 +196,12 @@ class Client:
     def _record_call(
         self,
         endpoint: Endpoint,
-        permit: Permit,
+        on_end: EndOfCall,
         received: RawResponse | None,
         failure: BrazeError | None,
         seconds: float,
     ) -> None:
-        """Report the outcome of a call to its permit and to `on_call`, and update the clock offset."""
+        """Report the outcome of a call to `on_end` and `on_call`, and update the clock offset."""
         headers, offset, feedback = RateLimitHeaders(), None, RateLimitInfo()
         reason = failure.reason if failure is not None else None
         try:
@@ -222,7 +221,7 @@ class Client:
                     is_accepted=reason not in {Reason.RATE_LIMITED, Reason.SERVER_ERROR},
                 )
         finally:  # other calls may wait for the end of this one
-            pause_seconds = permit.end(failure, feedback)
+            pause_seconds = on_end(failure, feedback)
         status = received.status if received is not None else None
         self._on_call(
             CallEvent(

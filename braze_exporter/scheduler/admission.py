@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from braze_exporter.braze.calls import Permit, RateLimitInfo
+from braze_exporter.braze.calls import EndOfCall, RateLimitInfo
 from braze_exporter.braze.clock import Clock
 from braze_exporter.braze.errors import BrazeError
 from braze_exporter.braze.pools import Endpoint
@@ -50,6 +50,34 @@ class KeyBudget:
     start: StartCircuitBreaker
     limiters: dict[str, RateLimiter] = field(default_factory=dict)
     rows: dict[str, BudgetRow] = field(default_factory=dict)
+
+
+class Permit:
+    """Permission to make one call to Braze.
+
+    `begin` must be called before the request is sent, and `end` when the call has ended, since other calls may wait.
+    """
+
+    def __init__(
+        self,
+        end: EndOfCall,
+        *,
+        begin: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Create a permit with these functions. `end` is called once."""
+        self.begin = begin
+        self._end = end
+        self._has_ended = False
+
+    def end(self, error: BrazeError | None, feedback: RateLimitInfo) -> float | None:
+        """Report the outcome of the call. Further calls of this method do nothing.
+
+        Returns the length of the pause in seconds if the call paused its pool, otherwise None.
+        """
+        if self._has_ended:
+            return None
+        self._has_ended = True
+        return self._end(error, feedback)
 
 
 class Admission:

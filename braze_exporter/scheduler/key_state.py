@@ -107,19 +107,6 @@ class _AuthCircuitBreaker(CircuitBreaker):
         return AuthFailure(self.error, max(0.0, self.open_until - now)) if self.error is not None else None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class KeyCall:
-    """A call that `KeyState` allowed.
-
-    `probe` is the result of `acquire` of the endpoint's circuit breaker. If `is_exclusive`, other calls with the key
-    wait for the end of this one. `is_probe` is true if the call tests a key that the endpoint rejected.
-    """
-
-    probe: BreakerCall
-    is_exclusive: bool
-    is_probe: bool
-
-
 class KeyState:
     """Tracks whether Braze accepts one key, for each endpoint and for all `endpoints` in use.
 
@@ -133,7 +120,7 @@ class KeyState:
         self.endpoints = endpoints
         self.error: BrazeError | None = None
         self._circuits: dict[str, _AuthCircuitBreaker] = {}
-        self._probe_in_flight: KeyCall | None = None
+        self._probe_in_flight: BreakerCall | None = None
 
     def restore(self, rows: Iterable[HoldRow], now: float, wall: float) -> None:
         """Continue with the state in `rows`. `now` and `wall` are the current time by both clocks."""
@@ -194,22 +181,21 @@ class KeyState:
             return Decision.DENY if isinstance(endpoint, ListEndpoint) else Decision.WAIT
         return decision
 
-    def acquire(self, endpoint: Endpoint) -> KeyCall:
-        """Register the start of a call that `decide` allowed."""
+    def acquire(self, endpoint: Endpoint) -> BreakerCall:
+        """Register the start of a call that `decide` allowed. Others wait for it if no endpoint accepts the key."""
         circuit = self.circuit(endpoint)
         circuit.is_probe_wanted = False
-        probe = circuit.acquire()
-        call = KeyCall(probe, not self.is_accepted, probe.is_probe and circuit.error is not None)
-        if call.is_exclusive:
+        call = circuit.acquire()
+        if not self.is_accepted:
             self._probe_in_flight = call
         return call
 
-    def record(self, endpoint: Endpoint, error: BrazeError | None, call: KeyCall, now: float) -> None:
+    def record(self, endpoint: Endpoint, error: BrazeError | None, call: BreakerCall, now: float) -> None:
         """Register the end of a call."""
         if self._probe_in_flight is call:
             self._probe_in_flight = None
         circuit = self.circuit(endpoint)
-        circuit.record(error, call.probe, now)
+        circuit.record(error, call, now)
         if self.error is not None and circuit.verdict is _Verdict.ACCEPTED:
             # The other endpoints rejected the key when all did, so their rejections do not show a missing permission.
             for other in (self.circuit(other) for other in self.endpoints if other.path != endpoint.path):

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from braze_exporter.braze.calls import Permit
+from braze_exporter.braze.calls import EndOfCall
 from braze_exporter.braze.client import Client
 from braze_exporter.braze.errors import BrazeError, invalid_response
 from braze_exporter.braze.lists import ListEndpoint, ListItem
-from braze_exporter.scheduler.admission import CircuitOpen
+from braze_exporter.scheduler.admission import CircuitOpen, Permit
 from braze_exporter.scheduler.clients import WorkspaceClient
 
 # Braze's rate limit allows this number of pages of events and products per hour. No list should be longer.
@@ -38,13 +38,13 @@ class ListPager:
         """The items read so far, in the order of the list."""
         return tuple(self._items.values())
 
-    def read_page(self, client: Client, permit: Permit) -> bool:
-        """Read the next page with one request, using `permit`, and return whether the list has ended.
+    def read_page(self, client: Client, on_end: EndOfCall) -> bool:
+        """Read the next page with one request, and return whether the list has ended.
 
-        Raises `BrazeError` if the page fails, is malformed or repeats earlier items, and if the list is longer than
-        `MAX_PAGES` or `MAX_CHARACTERS`.
+        `on_end` is called with the outcome of the request. Raises `BrazeError` if the page fails, is malformed or
+        repeats earlier items, and if the list is longer than `MAX_PAGES` or `MAX_CHARACTERS`.
         """
-        page = client.fetch_page(self.list_endpoint, self.pages_read, permit)
+        page = client.fetch_page(self.list_endpoint, self.pages_read, on_end)
         if not page:
             return True
         items, before = [item for item in page if item is not None], len(self._items)
@@ -112,8 +112,9 @@ class ListReader:
             if not isinstance(permit, Permit):
                 reason = f"budget of the {list_endpoint.pool.name} pool is used up"
                 return pager.items, f"{reason}; raise budget.share, or run the command again in an hour"
+            permit.begin()
             try:
-                if pager.read_page(self.workspace.client, permit):
+                if pager.read_page(self.workspace.client, permit.end):
                     return pager.items, ""
             except BrazeError as error:
                 failure = error.detail

@@ -6,11 +6,10 @@ The result of the last complete read is used until the next complete read. Scrap
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
-from braze_exporter.braze.calls import Permit
 from braze_exporter.braze.clock import Clock
 from braze_exporter.braze.errors import BrazeError
 from braze_exporter.braze.lists import ListEndpoint
-from braze_exporter.scheduler.admission import CircuitOpen, Deferred
+from braze_exporter.scheduler.admission import CircuitOpen, Deferred, Permit
 from braze_exporter.scheduler.budgets import WorkspaceKey
 from braze_exporter.scheduler.clients import WorkspaceClient
 from braze_exporter.scheduler.list_read_state import RETRY_SECONDS, ListReadState, SavedList
@@ -201,7 +200,7 @@ class ListRefresher:
             return True
         error, has_ended = None, True
         try:
-            has_ended = pager.read_page(read_state.client.client, admitted)
+            has_ended = pager.read_page(read_state.client.client, admitted.end)
         except BrazeError as failure:
             error = failure.without_traceback()
         with self._lock:

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from braze_exporter.braze.calls import Permit, Response
+from braze_exporter.braze.calls import Response
 from braze_exporter.braze.clock import Clock
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import SeriesKind
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import bucket_starts
-from braze_exporter.scheduler.admission import Admission, CircuitOpen, Deferred
+from braze_exporter.scheduler.admission import Admission, CircuitOpen, Deferred, Permit
 from braze_exporter.scheduler.clients import WorkspaceClient
 from braze_exporter.scheduler.endpoints import EndpointKey, QueryEndpoints, endpoint_key
 from braze_exporter.scheduler.fetch_log import FetchLog
@@ -239,7 +239,7 @@ class Scheduler:
             history.is_reading = False
             return
         response, error = self._try_fetch(
-            chunk, lambda: self._clients[chunk.workspace].client.fetch(chunk, chunk.length, admitted)
+            chunk, lambda: self._clients[chunk.workspace].client.fetch(chunk, chunk.length, admitted.end)
         )
         with self._locking():
             self._update_circuits()
@@ -264,7 +264,7 @@ class Scheduler:
             since = query_state.added_at  # the history covers the time before
         request = query_state.repair.next_request(query, fetch_length(query, since, now), now)
         query = replace(query, ending_at=request.ending_at)
-        return client.fetch(query, request.length, permit, query_state.response)
+        return client.fetch(query, request.length, permit.end, query_state.response)
 
     def _try_fetch(self, query: Query, fetch: Callable[[], Response]) -> tuple[Response | None, BrazeError | None]:
         """Return the result of `fetch`, or why it failed."""

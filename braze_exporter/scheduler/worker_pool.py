@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from braze_exporter.braze.calls import Permit, RateLimitInfo
+from braze_exporter.braze.calls import RateLimitInfo
 from braze_exporter.braze.errors import BrazeError, Reason
-from braze_exporter.scheduler.admission import Deferred
+from braze_exporter.scheduler.admission import Deferred, Permit
 from braze_exporter.scheduler.rate_limiter import Priority
 
 # How often a thread checks whether a job that was not admitted may run now, in seconds. When a job of this pool ends,
@@ -76,6 +76,8 @@ class WorkerPool:
         while (taken := self._take_job()) is not None:
             job, admitted = taken
             try:
+                if isinstance(admitted, Permit):
+                    admitted.begin()
                 job.run(admitted)
             except Exception:  # noqa: BLE001 - the thread must survive for the other jobs
                 _log.exception("Internal error in a worker thread", extra={"fields": {"path": job.path}})

@@ -16,10 +16,10 @@ from fault_injection import Exchange, Fault
 from recorded_counts import RecordedCounts
 from support import HOUR, NOW, AdmissionRig, Clock, ExporterRig, running_exporter, wait_until, write_file
 
-from braze_exporter.braze.calls import Permit, RateLimitInfo
+from braze_exporter.braze.calls import RateLimitInfo
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, SeriesKind
-from braze_exporter.scheduler.admission import Admission, CircuitOpen, Deferred
+from braze_exporter.scheduler.admission import Admission, CircuitOpen, Deferred, Permit
 from braze_exporter.scheduler.circuit_breaker import backoff_seconds
 from braze_exporter.scheduler.key_state import AUTH_RETRY_SECONDS
 from braze_exporter.scheduler.rate_limiter import PoolBudget

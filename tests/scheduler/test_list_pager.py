@@ -54,7 +54,7 @@ class ListReading:
             if isinstance(permit, Deferred):
                 raise permit
             assert permit is not None
-            if self.pager.read_page(self._client, permit):
+            if self.pager.read_page(self._client, permit.end):
                 return self.pager.items
 
 

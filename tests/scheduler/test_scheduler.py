@@ -13,14 +13,14 @@ from fault_injection import Exchange, Fault
 from recorded_counts import RecordedCounts
 from support import CURRENT_HOUR, HOUR, NOW, Clock, ExporterRig, RunningClock, running_exporter, wait_until
 
-from braze_exporter.braze.calls import Permit, Response
+from braze_exporter.braze.calls import Response
 from braze_exporter.braze.client import Client
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, Unit
 from braze_exporter.braze.pools import Endpoint
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series, only_head
-from braze_exporter.scheduler.admission import Admission, Deferred
+from braze_exporter.scheduler.admission import Admission, Deferred, Permit
 from braze_exporter.scheduler.clients import WorkspaceClient
 from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.rate_limiter import Priority
