@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,12 +15,13 @@ from hypothesis import strategies as st
 from support import HOUR, NOW
 
 from braze_exporter.braze import parsing
-from braze_exporter.braze.buckets import bucket_end
+from braze_exporter.braze.buckets import bucket_end, bucket_number, bucket_start, min_requested_bucket_number
 from braze_exporter.braze.calls import RateLimitHeaders
+from braze_exporter.braze.columns import parse_column
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, MAX_LENGTH, Unit
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.series import Point
+from braze_exporter.braze.series import HOLE, Point
 
 ZONES = [
     ZoneInfo(name)
@@ -142,6 +144,57 @@ def test_hour_without_offset_and_timezone_is_utc() -> None:
     """If the config has no timezone, an hour without an offset is in UTC."""
     (point,) = points(body([{"time": "2026-11-23T12:00:00", "count": 5}]), query())
     assert point.start == int(datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp())
+
+
+@given(instants, st.sampled_from(Unit), zones, st.integers(1, 30))
+def test_buckets_are_consecutive(moment: datetime, unit: Unit, zone: ZoneInfo, length: int) -> None:
+    """A bucket contains its instants and ends where the next begins, and a fetch requests the newest `length` ones."""
+    instant = moment.timestamp()
+    starts = [bucket_start(instant, unit, zone)]
+    for _ in range(length):
+        starts.append(bucket_start(starts[-1] - 1, unit, zone))
+        assert bucket_end(starts[-1], unit, zone) == starts[-2]
+    assert starts[0] <= instant < bucket_end(starts[0], unit, zone)
+    assert all(start % HOUR == 0 for start in starts) or unit is Unit.DAY
+    oldest = min_requested_bucket_number(replace(query(unit, zone), length=length), instant)
+    assert [bucket_number(start, unit, zone) >= oldest for start in starts] == [True] * length + [False]
+
+
+@pytest.mark.parametrize("year", [1999, 2000, 2199, 2200])
+def test_year_out_of_range_is_rejected(year: int) -> None:
+    """Years before 2000 and from 2200 on are errors."""
+    content = body([{"time": f"{year}-07-01", "count": 5}])
+    if 2000 <= year < 2200:
+        assert points(content, query(Unit.DAY))[0].start == datetime(year, 7, 1, tzinfo=UTC).timestamp()
+    else:
+        with pytest.raises(BrazeError, match="a time is out of range"):
+            points(content, query(Unit.DAY))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        ([0, 2.5, None], [0, 2.5, HOLE]),
+        ([2**53, 2**53, 1], [2**53, 2**53, 1]),
+        ([2**53 + 2, 1], "too large"),
+        ([-(2**53) - 2], "too large"),
+        ([-(2**53)], [-(2**53)]),
+        ([10**400], "not a number"),
+        ([math.nan], "not a number"),
+        ([True], "not a number"),
+        (["5"], "not a number"),
+    ],
+)
+def test_numbers_are_exact_or_rejected(numbers: list[object], expected: list[float] | str) -> None:
+    """A value is a number that floating point holds exactly, or null; only revenue may be negative."""
+    if isinstance(expected, str):
+        with pytest.raises(BrazeError, match=f"revenue is {expected}"):
+            parse_column(numbers, "revenue", can_be_negative=True)
+        return
+    assert repr([*parse_column(numbers, "revenue", can_be_negative=True)]) == repr([*map(float, expected)])
+    if min(expected) < 0:
+        with pytest.raises(BrazeError, match="sent is not a non-negative number"):
+            parse_column(numbers, "sent", can_be_negative=False)
 
 
 @pytest.mark.parametrize("written", ["2026-11-23", "2026-11-23T00:00:00Z", "2026-11-23T23:59:59-11:00"])
@@ -289,12 +342,40 @@ def test_points_are_limited_to_max_length() -> None:
         ({"X-RateLimit-Remaining": "5, 5"}, RateLimitHeaders(remaining=5.0)),
         ({"X-RateLimit-Remaining": "5, 6"}, RateLimitHeaders(remaining=0.0, invalid_remaining="5, 6")),
         ({"X-RateLimit-Reset": "1592427600000"}, RateLimitHeaders()),
+        ({"X-RateLimit-Reset": "86400"}, RateLimitHeaders(reset=1_592_510_400.0)),
+        ({"X-RateLimit-Reset": "86401"}, RateLimitHeaders()),
+        ({"X-RateLimit-Reset": "1592337600"}, RateLimitHeaders(reset=1_592_337_600.0)),
+        ({"X-RateLimit-Reset": "1592337599"}, RateLimitHeaders()),
         ({"X-RateLimit-Limit": "0"}, RateLimitHeaders()),
+        ({"X-RateLimit-Limit": "1"}, RateLimitHeaders(1.0)),
+        ({"X-RateLimit-Limit": "1000000000"}, RateLimitHeaders(1e9)),
+        ({"X-RateLimit-Limit": "1000000001"}, RateLimitHeaders()),
     ],
 )
 def test_rate_limit_headers_are_parsed(headers: dict[str, str], expected: RateLimitHeaders) -> None:
     """Numbers are parsed, relative resets become timestamps, and an invalid number of remaining calls is 0."""
     assert parsing.parse_rate_limit(headers, now=1_592_424_000.0) == expected
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"Retry-After": "30"}, 30),
+        ({"Retry-After": "0"}, 0),
+        ({"Retry-After": "-1"}, None),
+        ({"Retry-After": "1000000030"}, 30),
+        ({"Retry-After": "999999999"}, 999_999_999),
+        ({"Retry-After": "Sun, 09 Sep 2001 01:47:40 GMT"}, 60),
+        ({"Retry-After": "Sun, 09 Sep 2001 01:46:39 GMT"}, None),
+        ({"Retry-After": "30", "X-RateLimit-Retry-After": "40"}, 40),
+        ({"Retry-After": "Sun, 09 Sep 2001 01:47:40 GMT", "X-RateLimit-Retry-After": "40"}, 60),
+        ({"Retry-After": "later"}, None),
+        ({}, None),
+    ],
+)
+def test_longest_wait_of_retry_headers_is_used(headers: dict[str, str], expected: float | None) -> None:
+    """A wait is a number of seconds, a time since the epoch or a date; times in the past are no waits."""
+    assert parsing.parse_retry_after(headers, now=1_000_000_000.0) == expected
 
 
 @pytest.mark.parametrize(
@@ -312,10 +393,21 @@ def test_date_header_is_parsed(headers: dict[str, str], expected: float | None) 
     assert parsing.parse_date(headers) == expected
 
 
-@given(st.integers(100, 999))
-def test_every_status_has_a_reason(status: int) -> None:
+def test_every_status_has_a_reason() -> None:
     """Only the statuses 200 and 201 have no failure reason."""
-    assert (parsing.reason_for_status(status) is None) == (status in {200, 201})
+    expected = {
+        status: Reason.SERVER_ERROR if 500 <= status < 600 else Reason.UNEXPECTED_STATUS for status in range(100, 1_000)
+    }
+    reasons = {status: parsing.reason_for_status(status) for status in range(100, 1_000)}
+    assert reasons == expected | {
+        200: None,
+        201: None,
+        400: Reason.BAD_REQUEST,
+        401: Reason.UNAUTHORIZED,
+        403: Reason.FORBIDDEN,
+        404: Reason.NOT_FOUND,
+        429: Reason.RATE_LIMITED,
+    }
 
 
 @pytest.mark.parametrize(
