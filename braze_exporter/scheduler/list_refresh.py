@@ -3,6 +3,7 @@
 The result of the last complete read is used until the next complete read. Scrapes do not wait for lists.
 """
 
+import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
@@ -129,11 +130,11 @@ class ListRefresher:
         return counts
 
     def states(self) -> Mapping[str, Sequence[ListReadState]]:
-        """Return the states of the lists, by the name of the workspace."""
+        """Return copies of the states of the lists, by the name of the workspace."""
         states: dict[str, list[ListReadState]] = {}
         with self._lock:
             for read_state in self._lists.values():
-                states.setdefault(read_state.workspace_key.workspace, []).append(read_state)
+                states.setdefault(read_state.workspace_key.workspace, []).append(copy.copy(read_state))
         return states
 
     def refresh(self) -> None:
