@@ -11,7 +11,6 @@ import requests
 from braze_exporter import __version__
 from braze_exporter.braze.calls import CallEvent
 from braze_exporter.braze.clock import Clock
-from braze_exporter.braze.kinds import UTC
 from braze_exporter.braze.lists import ListEndpoint
 from braze_exporter.braze.transport import DEFAULT_TIMEOUTS, Timeouts
 from braze_exporter.config.loading import Config
@@ -182,15 +181,7 @@ class Exporter:
         self._scheduler.fetch_log.log_lists(plan)
         self._scheduler.set_queries(plan.queries, self._clients, budget.concurrency)
         self._active_workspaces = {
-            spec.name: ActiveWorkspace(
-                url=spec.rest_endpoint,
-                zone=spec.timezone or UTC,
-                share=budget.share,
-                reserve=budget.reserve,
-                pool_usage=plan.usage_of(spec.name),
-                admission=self._clients[spec.name].admission,
-                plan=plan,
-            )
+            spec.name: ActiveWorkspace(spec, budget, plan, self._clients[spec.name].admission)
             for spec in (workspace.spec for workspace in self._config.workspaces)
         }
         self.plan = plan

@@ -2,31 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from zoneinfo import ZoneInfo
 
+from braze_exporter.config.schema import Budget, Workspace
 from braze_exporter.metrics.self_metrics import SelfMetrics
 from braze_exporter.metrics.series_view import SeriesView
 from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.list_read_state import ListReadState
 from braze_exporter.scheduler.plan import Plan
-from braze_exporter.scheduler.pool_usage import PoolUsage
 
 
 @dataclass(frozen=True, slots=True)
 class ActiveWorkspace:
-    """A workspace of the current config, with its budget and the `Admission` of its calls.
+    """A workspace of the current config, with its budget, the plan of all workspaces, and its `Admission`."""
 
-    `share` and `reserve` are fractions of Braze's rate limits. `pool_usage` is that of this workspace; `plan` is the
-    plan of all workspaces.
-    """
-
-    url: str
-    zone: ZoneInfo
-    share: float
-    reserve: float
-    pool_usage: tuple[PoolUsage, ...]
-    admission: Admission
+    spec: Workspace
+    budget: Budget
     plan: Plan
+    admission: Admission
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,10 +102,6 @@ class _AuthCircuitBreaker(CircuitBreaker):
             self.error = BrazeError(*json.loads(row.error))
             self.open(now + min((row.held_until or wall) - wall, AUTH_RETRY_SECONDS))
 
-    def auth_failure(self, now: float) -> AuthFailure | None:
-        """Return the failure that opened the breaker, or None if it is closed."""
-        return AuthFailure(self.error, max(0.0, self.open_until - now)) if self.error is not None else None
-
 
 class KeyState:
     """Tracks whether Braze accepts one key, for each endpoint and for all `endpoints` in use.
@@ -165,8 +161,11 @@ class KeyState:
 
     def auth_failures(self, now: float) -> Mapping[str, AuthFailure]:
         """Return the failures, keyed by the path of the endpoint."""
-        result = {path: circuit.auth_failure(now) for path, circuit in self._circuits.items()}
-        return {path: failure for path, failure in result.items() if failure is not None}
+        return {
+            path: AuthFailure(circuit.error, max(0.0, circuit.open_until - now))
+            for path, circuit in self._circuits.items()
+            if circuit.error is not None
+        }
 
     def decide(self, endpoint: Endpoint, now: float, is_open: Callable[[Endpoint], bool]) -> Decision:
         """Return whether a call may be made. `is_open` returns whether the pool of an endpoint allows calls now."""

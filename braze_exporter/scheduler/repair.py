@@ -7,7 +7,7 @@ fails again and again does not hide the newest buckets. Nothing here reads a clo
 
 import math
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, fields, replace
 from typing import Any
 
 from braze_exporter.braze.buckets import bucket_start
@@ -63,77 +63,51 @@ class BucketRequest:
     is_short: bool = False
 
 
-# The attributes of `RequestPlanner` that the state file keeps, besides the next request of a repair.
-_SAVED_FIELDS = (
-    "completed_at",
-    "_max_length",
-    "_oversized_at",
-    "_immediate_retry_at",
-    "_is_alternating",
-    "_is_short_next",
-)
-
-
+@dataclass(slots=True)
 class RequestPlanner:
     """Chooses the requests of one query. Not thread-safe.
 
     After a malformed or oversized response every second fetch is short, until a repair is complete. An oversized
     response also halves the maximum length for a week. The repair then reads the newest buckets first and continues
     with older ones, one chunk at a time. `completed_at` is when the last complete repair began, in seconds since the
-    epoch, or None before the first. `request` is the last request.
+    epoch, or None before the first. `request` is the last request, which the state file does not have.
     """
 
-    __slots__ = (
-        "_immediate_retry_at",
-        "_is_alternating",
-        "_is_short_next",
-        "_max_length",
-        "_next_chunk",
-        "_oversized_at",
-        "completed_at",
-        "request",
-    )
-
-    def __init__(self) -> None:
-        """Start without a limit on the length of requests."""
-        self.completed_at: float | None = None
-        self.request: BucketRequest | None = None
-        self._max_length = math.inf
-        self._oversized_at = -math.inf
-        self._immediate_retry_at = -math.inf
-        self._is_alternating = False
-        self._is_short_next = False
-        self._next_chunk: BucketRequest | None = None
+    completed_at: float | None = None
+    request: BucketRequest | None = None
+    max_length: float = math.inf
+    oversized_at: float = -math.inf
+    immediate_retry_at: float = -math.inf
+    is_alternating: bool = False
+    is_short_next: bool = False
+    next_chunk: BucketRequest | None = None
 
     def to_json(self) -> dict[str, object]:
         """Return the state as a JSON object. `from_json` makes it again."""
-        fields = {name.lstrip("_"): getattr(self, name) for name in _SAVED_FIELDS}
-        fields["next_chunk"] = astuple(self._next_chunk) if self._next_chunk is not None else None
-        return {name: value for name, value in fields.items() if value not in (None, False, math.inf, -math.inf)}
+        saved = [item for item in fields(self) if item.name != "request"]
+        state = {item.name: getattr(self, item.name) for item in saved if getattr(self, item.name) != item.default}
+        return state | ({"next_chunk": astuple(self.next_chunk)} if self.next_chunk is not None else {})
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> "RequestPlanner":
+    def from_json(cls, state: Mapping[str, Any]) -> "RequestPlanner":
         """Return the planner that `to_json` described. Raises `TypeError` if its next request is invalid."""
-        planner = cls()
-        for name in _SAVED_FIELDS:
-            if name.lstrip("_") in fields:
-                setattr(planner, name, fields[name.lstrip("_")])
-        if "next_chunk" in fields:
-            planner._next_chunk = BucketRequest(*fields["next_chunk"])
+        planner = cls(**state)
+        if "next_chunk" in state:
+            planner.next_chunk = BucketRequest(*state["next_chunk"])
         return planner
 
     def next_request(self, query: Query, needed_length: int, now: float) -> BucketRequest:
         """Return the next request for `query` at `now`. A new repair reads the newest `needed_length` buckets."""
-        if now - self._oversized_at >= _REDUCED_LENGTH_SECONDS:
-            self._max_length = math.inf
-        if self._is_alternating and self._is_short_next:
+        if now - self.oversized_at >= _REDUCED_LENGTH_SECONDS:
+            self.max_length = math.inf
+        if self.is_alternating and self.is_short_next:
             self.request = BucketRequest(newest_length(query.unit, query.settle_seconds), now, is_short=True)
-        elif self._next_chunk is not None:
-            self.request = self._next_chunk
-        elif needed_length <= self._max_length:
+        elif self.next_chunk is not None:
+            self.request = self.next_chunk
+        elif needed_length <= self.max_length:
             self.request = BucketRequest(needed_length, now)
         else:
-            self.request = BucketRequest(int(self._max_length), now, first_start(now, needed_length, query))
+            self.request = BucketRequest(int(self.max_length), now, first_start(now, needed_length, query))
         return self.request
 
     def record_success(self, query: Query, sent_at: float, oldest: int | None) -> bool:
@@ -145,16 +119,16 @@ class RequestPlanner:
         request = self.request
         if request is None:
             return False
-        self._is_short_next = not request.is_short
+        self.is_short_next = not request.is_short
         if request.is_short:
             return False
         is_newest = request.ending_at is None
         if is_newest:
             request = replace(request, started_at=min(request.started_at, sent_at))
         is_repair_empty = is_newest and oldest is None
-        self._next_chunk = None if is_repair_empty else self._older_request(request, query, oldest)
-        self._is_alternating = self._next_chunk is not None
-        if self._is_alternating or is_repair_empty:
+        self.next_chunk = None if is_repair_empty else self._older_request(request, query, oldest)
+        self.is_alternating = self.next_chunk is not None
+        if self.is_alternating or is_repair_empty:
             return False
         self.completed_at = request.started_at
         return True
@@ -164,7 +138,7 @@ class RequestPlanner:
 
         It must be called before `record_failure`.
         """
-        is_part_of_repair = self._is_alternating and self.request is not None and not self.request.is_short
+        is_part_of_repair = self.is_alternating and self.request is not None and not self.request.is_short
         return is_part_of_repair and (error.is_transient or error.reason in _SHORTER_REQUEST_REASONS)
 
     def record_failure(self, query: Query, error: BrazeError) -> bool:
@@ -176,20 +150,20 @@ class RequestPlanner:
         if request is None or not (error.is_transient or error.reason in _SHORTER_REQUEST_REASONS):
             return False
         if error.is_transient:
-            self._is_short_next = True  # so that the newest buckets are fetched first once Braze responds again
+            self.is_short_next = True  # so that the newest buckets are fetched first once Braze responds again
             return False
         if error.reason is Reason.TOO_LARGE:
-            self._max_length = max(newest_length(query.unit, query.settle_seconds), halve_length(request.length))
-            self._oversized_at = request.started_at
+            self.max_length = max(newest_length(query.unit, query.settle_seconds), halve_length(request.length))
+            self.oversized_at = request.started_at
         is_retried_at_once = (
-            not self._is_alternating
-            and request.started_at - self._immediate_retry_at >= _IMMEDIATE_RETRY_INTERVAL_SECONDS
+            not self.is_alternating
+            and request.started_at - self.immediate_retry_at >= _IMMEDIATE_RETRY_INTERVAL_SECONDS
         )
         if is_retried_at_once:
-            self._immediate_retry_at = request.started_at
-        self._next_chunk = None
-        self._is_alternating = True
-        self._is_short_next = not request.is_short
+            self.immediate_retry_at = request.started_at
+        self.next_chunk = None
+        self.is_alternating = True
+        self.is_short_next = not request.is_short
         return is_retried_at_once
 
     def _older_request(self, request: BucketRequest, query: Query, oldest: int | None) -> BucketRequest | None:
@@ -203,7 +177,7 @@ class RequestPlanner:
             return None
         end = start - 1
         length = 1
-        while length < self._max_length and first_start(end, length, query) > request.oldest:
+        while length < self.max_length and first_start(end, length, query) > request.oldest:
             length += 1
         return replace(request, length=length, ending_at=end)
 

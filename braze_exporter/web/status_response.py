@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from braze_exporter.braze.kinds import CUSTOM_EVENTS
+from braze_exporter.braze.kinds import CUSTOM_EVENTS, UTC
 from braze_exporter.braze.query import Query
 from braze_exporter.config.values import format_duration
 from braze_exporter.exporter.exporter import Exporter
@@ -65,7 +65,7 @@ def _add_workspace(
 ) -> None:
     """Add a workspace and its queries to the response. Each item of `views_by_query` has the series of one query."""
     workspace = snapshot.active_workspaces[name]
-    zone = workspace.zone
+    zone = workspace.spec.timezone or UTC
     limiter_status = workspace.admission.status()
 
     def format_time_in(seconds: float) -> str:
@@ -95,11 +95,11 @@ def _add_workspace(
     response["workspaces"].append(
         {
             "name": name,
-            "url": workspace.url,
+            "url": workspace.spec.rest_endpoint,
             "zone": str(zone),
             "level": messages[0][0],
             "messages": [text for _, text in messages],
-            "pools": [_pool_data(usage, workspace, snapshot.self_metrics) for usage in workspace.pool_usage],
+            "pools": [_pool_data(usage, workspace, snapshot.self_metrics) for usage in workspace.plan.usage_of(name)],
         }
     )
     response["queries"] += [
@@ -120,9 +120,9 @@ def _pool_data(usage: PoolUsage, workspace: ActiveWorkspace, self_metrics: SelfM
         "limit": limit,
         "remaining": remaining,
         "reset_at": reset_at,
-        "reserve": workspace.reserve * limit,
+        "reserve": workspace.budget.reserve * limit,
         "planned": usage.hourly_calls,
-        "allowed": workspace.share * limit * 3_600 / usage.pool.window_seconds,
+        "allowed": workspace.budget.share * limit * 3_600 / usage.pool.window_seconds,
     }
 
 
