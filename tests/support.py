@@ -44,8 +44,8 @@ from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.scheduler.rate_limiter import PoolBudget
 from braze_exporter.simulator.request import Request
 from braze_exporter.simulator.traffic import Counts
-from braze_exporter.state.changes import StateChanges
 from braze_exporter.state.state_file import StateFile
+from braze_exporter.state.writer import StateChanges
 
 KEY = "b7f3c1de-the-secret-key-of-a-test-90ab"
 HOUR = 3_600

@@ -5,6 +5,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 
 import requests
 
@@ -14,27 +15,61 @@ from braze_exporter.braze.clock import Clock
 from braze_exporter.braze.lists import ListEndpoint
 from braze_exporter.braze.transport import DEFAULT_TIMEOUTS, Timeouts
 from braze_exporter.config.loading import Config
-from braze_exporter.exporter.snapshot import ActiveWorkspace, Snapshot
+from braze_exporter.config.schema import Budget, Workspace
 from braze_exporter.metrics.collector import Collector
 from braze_exporter.metrics.counters import Counters
 from braze_exporter.metrics.self_metrics import SelfMetrics
+from braze_exporter.metrics.series_view import SeriesView
+from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.budgets import Budgets, WorkspaceKey
 from braze_exporter.scheduler.clients import open_client
+from braze_exporter.scheduler.list_read_state import ListReadState
 from braze_exporter.scheduler.list_refresh import ListRefresher
 from braze_exporter.scheduler.plan import Plan
 from braze_exporter.scheduler.query_state import QueryState, Refresh
 from braze_exporter.scheduler.saved_queries import SavedQueries
 from braze_exporter.scheduler.scheduler import Scheduler
 from braze_exporter.scheduler.selectors import expand_selectors, name_key, required_lists
-from braze_exporter.state.changes import StateChanges, StateSource
 from braze_exporter.state.state_file import StateFile
-from braze_exporter.state.writer import MAX_WAIT_SECONDS, StateWriter
+from braze_exporter.state.writer import MAX_WAIT_SECONDS, StateChanges, StateSource, StateWriter
 
 _log = logging.getLogger(__name__)
 
 
 def _default_jitter() -> float:
     return random.uniform(0.9, 1.1)  # noqa: S311 - spreads retries, is not a secret
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveWorkspace:
+    """A workspace of the current config, with its budget, the plan of all workspaces, and its `Admission`."""
+
+    spec: Workspace
+    budget: Budget
+    plan: Plan
+    admission: Admission
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of an exporter at one moment, for the status page.
+
+    `now` and `monotonic` are that moment, in seconds since the epoch and in seconds of the monotonic clock.
+    `scraped_at` is the time of the last scrape in seconds since the epoch, or None before the first.
+    `active_workspaces`, `lists` and `remaining_history` (numbers of chunks) are keyed by workspace name. If
+    `are_counters_stalled`, the state file cannot be written, so that the counters do not rise.
+    """
+
+    now: float
+    monotonic: float
+    version: str
+    scraped_at: float | None
+    active_workspaces: Mapping[str, ActiveWorkspace]
+    views: Sequence[SeriesView]
+    self_metrics: SelfMetrics
+    lists: Mapping[str, Sequence[ListReadState]]
+    remaining_history: Mapping[str, int]
+    are_counters_stalled: bool
 
 
 class Exporter:

@@ -136,14 +136,13 @@ class Admission:
     def deny_reason(self, endpoint: Endpoint) -> Deferred | None:
         """Return why a call is not allowed now, or None if it is allowed, even if it must wait for a running probe."""
         with self._lock:
-            return self._deny_reason(self._decisions(endpoint, self._clock.monotonic()), endpoint)
+            return self._check(endpoint, self._clock.monotonic())[0]
 
     def is_probe_wanted(self, endpoint: Endpoint) -> bool:
         """Return whether a call to `endpoint` is needed to test the key, even if nothing is due."""
         with self._lock:
             if self.key.error is not None:
-                decisions = self._decisions(endpoint, self._clock.monotonic())
-                return all(decision is Decision.ALLOW for decision in decisions)
+                return self._check(endpoint, self._clock.monotonic()) == (None, False)
             return self.key.circuit(endpoint).is_probe_wanted
 
     def status(self) -> LimiterStatus:
@@ -162,12 +161,9 @@ class Admission:
         """Return a permit for one call, a `Deferred` if it may not be made now, or None while a probe is in flight."""
         with self._lock:
             now = self._clock.monotonic()
-            decisions = self._decisions(endpoint, now, priority)
-            deny_reason = self._deny_reason(decisions, endpoint)
-            if deny_reason is not None:
+            deny_reason, must_wait = self._check(endpoint, now, priority)
+            if deny_reason is not None or must_wait:
                 return deny_reason
-            if any(decision is not Decision.ALLOW for decision in decisions):
-                return None
             key, limiter, start = self.key, self.budget.limiters[endpoint.pool.name], self.budget.start
             key_call, pool_probe = key.acquire(endpoint), limiter.acquire(now, priority)
             start_call = start.acquire()
@@ -194,23 +190,19 @@ class Admission:
 
         return Permit(end, begin=begin)
 
-    def _decisions(
+    def _check(
         self, endpoint: Endpoint, now: float, priority: Priority = Priority.QUERY
-    ) -> tuple[Decision, Decision, Decision]:
-        """Return the decisions for the key, for the pool, and for a Braze that has never responded."""
-        if self.is_closed:
-            return Decision.DENY, Decision.DENY, Decision.DENY
+    ) -> tuple[Deferred | None, bool]:
+        """Return why a call is not allowed, or None, and whether it must wait for a probe."""
         key = self.key.decide(endpoint, now, lambda other: self._is_open(other, now))
-        limiter = self.budget.limiters[endpoint.pool.name]
-        pool = limiter.decide(now, priority)
-        return key, pool, self.budget.start.decide(now)
+        start = self.budget.start.decide(now)
+        if self.is_closed or Decision.DENY in (key, start):
+            return CircuitOpen(endpoint.path), False
+        pool = self.budget.limiters[endpoint.pool.name].decide(now, priority)
+        if pool is Decision.DENY:
+            return Deferred(endpoint.pool.name), False
+        return None, Decision.WAIT in (key, start, pool)
 
     def _is_open(self, endpoint: Endpoint, now: float) -> bool:
         limiter = self.budget.limiters.get(endpoint.pool.name)
         return limiter is not None and limiter.decide(now) is not Decision.DENY
-
-    def _deny_reason(self, decisions: tuple[Decision, Decision, Decision], endpoint: Endpoint) -> Deferred | None:
-        key, pool, start = decisions
-        if Decision.DENY in (key, start):
-            return CircuitOpen(endpoint.path)
-        return Deferred(endpoint.pool.name) if pool is Decision.DENY else None

@@ -9,8 +9,7 @@ from typing import Any
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, UTC
 from braze_exporter.braze.query import Query
 from braze_exporter.config.values import format_duration
-from braze_exporter.exporter.exporter import Exporter
-from braze_exporter.exporter.snapshot import ActiveWorkspace, Snapshot
+from braze_exporter.exporter.exporter import ActiveWorkspace, Exporter, Snapshot
 from braze_exporter.metrics.collector import query_status
 from braze_exporter.metrics.families import build_counter, build_gauge
 from braze_exporter.metrics.promql import select_series

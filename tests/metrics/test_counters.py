@@ -598,7 +598,7 @@ import sys
 from array import array
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.metrics.counters import Counters
-from braze_exporter.state.changes import StateChanges
+from braze_exporter.state.writer import StateChanges
 from braze_exporter.state.state_file import open_state_file
 state_file = open_state_file(sys.argv[1])
 ledger = Counters(state_file)

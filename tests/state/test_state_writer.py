@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 from support import Clock, wait_until
 
-from braze_exporter.state.changes import StateChanges
 from braze_exporter.state.errors import StateFileError
 from braze_exporter.state.state_file import open_state_file
 from braze_exporter.state.tables import TableChanges
-from braze_exporter.state.writer import StateWriter
+from braze_exporter.state.writer import StateChanges, StateWriter
 
 FAILED, AGAIN = "State file could not be written, counters are not updated", "State file written again"
 
