@@ -95,12 +95,13 @@ function workspaceElement({ name, zone, url, level, messages, pools }) {
 function chartElement({ unit, starts, values, settled_count: settledCount }) {
   const slots = starts.map((start) => Math.round((start - starts[0]) / UNIT_SECONDS[unit]));
   const known = values.filter((value) => value !== null);
-  const max = Math.max(...known);
-  const bar = (value, index) => (value === null ? "" : `M${slots[index]} 1V${Math.min(0.97, 1 - value / (max || 1))}h.75V1z`);
+  const top = Math.max(0, ...known) || 1;
+  const bar = (value, index) => (value === null ? "" : `M${slots[index]} 1V${Math.min(0.97, 1 - value / top)}h.75V1z`);
   const bars = values.map(bar);
+  const label = `${known.length} points from ${formatNumber(Math.min(...known))} to ${formatNumber(Math.max(...known))}`;
   return element(
     "svg",
-    { class: "chart", viewBox: `0 0 ${slots.at(-1) + 0.75} 1`, preserveAspectRatio: "none", role: "img", "aria-label": `${known.length} points from ${formatNumber(Math.min(...known))} to ${formatNumber(max)}` },
+    { class: "chart", viewBox: `0 0 ${slots.at(-1) + 0.75} 1`, preserveAspectRatio: "none", role: "img", "aria-label": label },
     element("path", { class: "settled", d: bars.slice(0, settledCount).join("") }),
     element("path", { class: "unsettled", d: bars.slice(settledCount).join("") }),
   );
@@ -156,8 +157,9 @@ function rowElement(query) {
   if (!rows.has(key)) rows.set(key, element("details", {}, element("summary", { class: "cells" }), element("div", { class: "content" })));
   const row = rows.get(key);
   const age = query.last_success_at === null ? "–" : formatSpan(statusData.now - query.last_success_at);
-  show(row.firstChild, [query, age, nextFetchText(query)], summaryContent);
-  if (row.open) show(row.lastChild, query, detailsContent);
+  const data = { ...query, next_at: null }; // with the exact time, each response would change the elements
+  show(row.firstChild, [data, age, nextFetchText(query)], summaryContent);
+  if (row.open) show(row.lastChild, data, detailsContent);
   return row;
 }
 
@@ -187,7 +189,8 @@ function renderQueries() {
     focused.focus({ preventScroll: true });
   }
   const part = matches.length > MAX_ROWS ? `, the first ${MAX_ROWS} are shown` : "";
-  byId("count").textContent = `${formatNumber(matches.length)} of ${formatNumber(statusData.queries.length)} queries${part}`;
+  const count = `${formatNumber(matches.length)} of ${formatNumber(statusData.queries.length)} queries${part}`;
+  show(byId("count"), count, () => [count]);
 }
 
 function renderErrors(errors) {
