@@ -1,7 +1,7 @@
 """The history of a baseline: which part of it has been read, and the next call for the rest.
 
-A range of history is a pair of times in seconds since the epoch. It contains the buckets that start from the first to
-the second time. Nothing here reads a clock.
+A range of history is a pair of times in seconds since the epoch. Its first bucket contains the first time, and its last
+one starts at the second time or before. Nothing here reads a clock.
 """
 
 import logging

@@ -1,7 +1,10 @@
 """Test the baseline: the median of the same local bucket in earlier weeks, absent if too few are known."""
 
 import itertools
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from random import Random
 from statistics import median
 from zoneinfo import ZoneInfo
 
@@ -31,7 +34,15 @@ from braze_exporter.braze.kinds import CUSTOM_EVENTS, MAX_LENGTH, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Point
 from braze_exporter.metrics.baseline import Baseline
-from braze_exporter.scheduler.history import History, chunk_range, history_bounds, missing_ranges
+from braze_exporter.scheduler.history import (
+    History,
+    HistoryRange,
+    chunk_range,
+    history_bounds,
+    merge_ranges,
+    missing_ranges,
+    response_range,
+)
 from braze_exporter.simulator.reply import Reply
 
 BASELINE = "braze_custom_events_hourly_baseline"
@@ -173,6 +184,46 @@ def test_gap_of_one_bucket_is_missing() -> None:
     oldest, newest = history_bounds(query_, NOW)
     for gap, missing in ((HOUR, [(middle, middle + HOUR)]), (HOUR - 1, [])):
         assert missing_ranges(query_, [(oldest, middle), (middle + gap, newest)], NOW) == missing
+
+
+def hours_in(ranges: Iterable[HistoryRange]) -> set[int]:
+    """Return the starts of the hours of two weeks that `ranges` contain."""
+    hours = range(CURRENT_HOUR - 2 * WEEK_SECONDS + HOUR, CURRENT_HOUR + 2 * HOUR, HOUR)
+    return {hour for start, end in ranges for hour in hours if start <= end and start // HOUR * HOUR <= hour <= end}
+
+
+def test_missing_history_is_all_that_is_not_known() -> None:
+    """What is known and what is missing are together the whole history, and overlap at their ends at most."""
+    query_ = query(weeks=1)
+    for seed in range(200):
+        draw = Random(seed)  # noqa: S311 - does not need to be secure
+        now = NOW + draw.choice((0, 0.5, 1_200, 2_400))
+        starts = [now - draw.randrange(14 * 24) * HOUR - draw.choice((0, 1, 1_800)) for _ in range(draw.randrange(5))]
+        ranges = [(start, start + draw.choice((-1, 0, HOUR, HOUR - 1, 9 * HOUR, 99 * HOUR))) for start in starts]
+        merged = merge_ranges(ranges, query_, now)
+        assert hours_in(merged) == hours_in(ranges)
+        assert all(newer[0] - older[1] >= HOUR for older, newer in itertools.pairwise(merged))
+        missing, bounds = missing_ranges(query_, ranges, now), history_bounds(query_, now)
+        assert missing == sorted(missing, reverse=True)
+        assert hours_in([(bounds[0] + HOUR, bounds[1])]) <= hours_in(missing) | hours_in(ranges)
+        unknown = (
+            bounds[1] - bounds[0] - sum(max(0, min(end, bounds[1]) - max(start, bounds[0])) for start, end in merged)
+        )
+        assert unknown - HOUR * len(merged) <= sum(end - start for start, end in missing) <= unknown
+
+
+@pytest.mark.parametrize("settle", [0, HOUR, 90 * 60])
+@pytest.mark.parametrize("seconds", [0, 1, 1_800, 3_599])
+def test_range_of_response_has_its_settled_buckets(settle: int, seconds: int) -> None:
+    """The range of a response has the requested buckets that had settled."""
+    query_, sent_at = replace(query(), settle_seconds=settle), CURRENT_HOUR + seconds
+    settled = {hour for hour in range(0, -10 * HOUR, -HOUR) if hour + HOUR + settle <= seconds}
+    usual = hours_in([response_range(query_, 10, None, sent_at)])
+    assert usual == {CURRENT_HOUR + hour for hour in settled}
+    for back in (0, 3):
+        ending_at = CURRENT_HOUR + HOUR - 1 - back * HOUR
+        history = hours_in([response_range(query_, 5, ending_at, sent_at)])
+        assert history == {CURRENT_HOUR + hour for hour in settled if -back * HOUR >= hour > -(back + 5) * HOUR}
 
 
 def shop(now: float = NOW) -> RecordedCounts:
