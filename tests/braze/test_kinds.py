@@ -678,14 +678,17 @@ def test_name_that_is_no_text_is_no_statistic(name: object) -> None:
     assert repr([*series.values]) == "[3.0, nan]"
 
 
-def test_canvas_request_ends_by_braze_clock() -> None:
-    """If the local clock is ten minutes ahead, requests end by Braze's clock after the first response."""
-    with run_every_kind() as (exporter, _):
+@pytest.mark.parametrize(("ahead", "earlier"), [(600, 660), (0, 60), (-600, 60)])
+def test_canvas_request_ends_before_both_clocks(ahead: int, earlier: int) -> None:
+    """After the first response, requests end a minute before the local time, or before Braze's if that is earlier."""
+    with run_every_kind(f"    canvases:\n      - canvas: {CANVAS.id}\n") as (exporter, _):
         real = exporter.clock.wall
-        exporter.braze.clock = lambda: real() - 600
+        exporter.braze.clock = lambda: real() - ahead
         exporter.scrape()
         exporter.clock.advance(900)
         page = exporter.scrape()
+        ending_at = [request.params["ending_at"] for request in exporter.braze.requests if "canvas" in request.path]
+    assert datetime.fromisoformat(ending_at[-1]).timestamp() == NOW + 900 - earlier
     assert page.value("braze_query_up", kind="canvases") == 1
 
 

@@ -3,9 +3,10 @@
 import itertools
 import json
 import math
-import random
+from array import array
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from random import Random
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -21,7 +22,7 @@ from braze_exporter.braze.columns import parse_column
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, MAX_LENGTH, Unit
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.series import HOLE, Point
+from braze_exporter.braze.series import HOLE, Point, Series, SeriesHead, share_unchanged
 
 ZONES = [
     ZoneInfo(name)
@@ -104,7 +105,7 @@ def test_hours_in_every_format_are_same_instants(
     if order == "down":
         rows.reverse()
     elif order == "shuffled":
-        random.Random(first).shuffle(rows)  # noqa: S311 - any order will do
+        Random(first).shuffle(rows)  # noqa: S311 - any order will do
     series_points = points(body(rows), query(Unit.HOUR, zone))
     assert series_points == tuple(Point(start, float(number)) for number, start in enumerate(starts))
 
@@ -307,6 +308,35 @@ def test_date_alone_as_hour_is_rejected(written: str) -> None:
     with pytest.raises(BrazeError, match="a row has a date instead of an hour"):
         points(body([{"time": written, "count": 5}]), query())
     assert points(body([{"time": written, "count": 5}]), query(Unit.DAY))[0].value == 5
+
+
+def test_unchanged_parts_of_response_are_same_objects() -> None:
+    """A response equals the parsed one, and shares with the previous one each equal series, or its starts and head."""
+
+    def make_response(draw: Random) -> tuple[Series, ...]:
+        starts = tuple(range(0, draw.choice((1, 2)) * HOUR, HOUR))
+        zone = draw.choice(("", "", "", "Asia/Tokyo"))
+        return tuple(
+            Series(
+                SeriesHead(CUSTOM_EVENTS.metric_group, (), (draw.choice("aaaab"), str(number))),
+                starts,
+                array("d", [draw.choice((0.0, 1.0, HOLE))] * len(starts)),
+                zone,
+            )
+            for number in range(draw.randrange(3))
+        )
+
+    for seed in range(500):
+        draw = Random(seed)  # noqa: S311 - does not need to be secure
+        previous, parsed = make_response(draw), make_response(draw)
+        shared = share_unchanged(parsed, previous)
+        assert repr(shared) == repr(parsed)
+        assert (shared is previous) == (repr(parsed) == repr(previous))
+        for series, old in zip(shared, previous, strict=False):
+            assert (series is old) == (repr(series) == repr(old))
+            if series.head == old.head:
+                assert series.head is old.head
+                assert (series.starts is old.starts) == (series.starts == old.starts)
 
 
 @pytest.mark.parametrize("first", [None, 5])
