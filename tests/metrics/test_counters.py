@@ -400,6 +400,21 @@ def test_unused_counters_are_removed_after_100_days(path: str) -> None:
         assert set(store.read_counters()) == {PURCHASES}
 
 
+def test_counter_with_labels_of_another_is_removed() -> None:
+    """A counter is removed if a query with the same labels has another url or other ids, and no other is."""
+    former = ("production", "https://old.example", "custom_events", "purchase", "ios", "1", "vip", "2")
+    is_removed = dict.fromkeys(range(len(former)), False) | {1: True, 5: True, 7: True}
+    for part, expected in is_removed.items():
+        counters = SavedCounters()
+        for value in (1.0, 4.0):
+            record_series(counters, former, {0: value})
+        counters.save()
+        counters.remove_replaced({(*former[:part], "other", *former[part + 1 :])})
+        assert counters.total(former) == (0 if expected else 3), f"part {part}"
+        counters.remove_replaced({former})
+        assert counters.total(former) == (0 if expected else 3)
+
+
 def test_failed_removal_is_retried(path: str) -> None:
     """If the state file cannot be written, a removal is retried with the next successful write."""
     removed = (*PURCHASES[:3], "signup", "", "")
@@ -502,13 +517,15 @@ def assert_moved_aside(path: str, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_moved_state_file_replaces_no_other(path: str) -> None:
-    """Files moved aside earlier are not overwritten, and a symbolic link to the state file stays a link."""
+    """The journal is moved too, files moved aside earlier are not overwritten, and a link to the state file stays."""
     link = f"{path}.link"
     Path(link).symlink_to(path)
     with open_counters(link) as counters:
         record(counters, {0: 1.0})
     damaged = Path(path).read_bytes()[:200]
     Path(path).write_bytes(damaged)
+    journal = bytes(512)  # as after a transaction
+    Path(f"{path}-journal").write_bytes(journal)
     now = datetime.now(UTC)
     names = [f"{path}.damaged-{now + timedelta(seconds=second):%Y%m%dT%H%M%SZ}" for second in range(60)]
     for name in (*names, *(f"{name}-2-journal" for name in names)):
@@ -518,7 +535,7 @@ def test_moved_state_file_replaces_no_other(path: str) -> None:
     assert Path(link).readlink() == Path(path)
     assert {Path(name).read_bytes() for name in (*names, *(f"{name}-2-journal" for name in names))} == {b"older"}
     (aside,) = Path(path).parent.glob("*Z-3")
-    assert aside.read_bytes() == damaged
+    assert (aside.read_bytes(), Path(f"{aside}-journal").read_bytes()) == (damaged, journal)
 
 
 def test_newer_state_file_is_refused(path: str) -> None:
