@@ -15,7 +15,6 @@ from fault_injection import Exchange, Fault
 from recorded_counts import RecordedCounts
 from support import HOUR, KEY, NEW_YORK, Clock, wait_until
 
-from braze_exporter.backfill.reader import MAX_FAILURES
 from braze_exporter.backfill.request import BackfillError
 from braze_exporter.braze import transport
 from braze_exporter.config.loading import load_config
@@ -271,7 +270,7 @@ def test_failing_call_does_not_block_others(tmp_path: Path) -> None:
         tmp_path, "{event: signup}\n{event: purchase}", silent_traffic(), START, END, clock=clock
     ) as backfill:
         backfill.braze.inject(response_faults.status(500), event="signup")
-        with pytest.raises(BackfillError, match=f"{MAX_FAILURES} attempts in a row failed: 500 Internal Server Error"):
+        with pytest.raises(BackfillError, match="12 attempts in a row failed: 500 Internal Server Error"):
             backfill.begin().end(step=30)
         backfill.set_events("{event: purchase}")
         backfill.braze.reset()
@@ -291,12 +290,12 @@ def test_long_outage_ends_backfill_and_keeps_resume_file(tmp_path: Path) -> None
         backfill.braze.inject(response_faults.status(503))
         with pytest.raises(
             BackfillError,
-            match=rf"^production: {MAX_FAILURES} attempts in a row failed: 503 Service Unavailable.*\. "
+            match=r"^production: 12 attempts in a row failed: 503 Service Unavailable.*\. "
             r"The responses to 10 of 38 calls are saved in .*history\.om\.partial; "
             r"run the same command again to resume$",
         ):
             running.end(step=30)
-        assert len(requested_calls(backfill)) <= MAX_FAILURES + 9
+        assert len(requested_calls(backfill)) <= 12 + 9
         assert not backfill.request.output.exists()
         backfill.braze.limit = 250_000
         backfill.braze.clear_faults()
@@ -361,11 +360,11 @@ def test_rejected_endpoint_does_not_block_others(tmp_path: Path, status: int) ->
 
 def test_rejected_queries_are_no_outage(tmp_path: Path) -> None:
     """All queries are tried, even if Braze rejects more of them than the failures that end a backfill."""
-    names = [f"event {number}" for number in range(MAX_FAILURES + 1)]
+    names = [f"event {number}" for number in range(13)]
     events = "\n".join(f"{{event: {name}}}" for name in names)
     with prepared_backfill(tmp_path, events, RecordedCounts(events=names), "2026-11-01", "2026-11-02") as backfill:
         backfill.braze.inject(response_faults.status(400))
-        with pytest.raises(BackfillError, match=f"^Braze rejected {MAX_FAILURES + 1} queries"):
+        with pytest.raises(BackfillError, match=r"^Braze rejected 13 queries"):
             backfill.run()
 
 
