@@ -187,6 +187,7 @@ def test_mutation_base_is_valid() -> None:
 @example("[" * 400)
 @example("- " * 400)
 @example("!%ff x")
+@example(f"max_queries: 0x{'f' * 5000}")
 def test_any_text_is_config_or_error(text: str) -> None:
     """Any text is a config or a readable error."""
     load_and_build(text)
