@@ -7,7 +7,6 @@ import logging
 import os
 import queue
 import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener
 from typing import Any, Literal
@@ -24,8 +23,6 @@ _QUOTED_LETTERS = ' "=\N{REPLACEMENT CHARACTER}'
 _MAX_QUEUED_LINES = 1_000
 # How long the process waits at exit for queued lines to be written.
 _FLUSH_SECONDS = 1.0
-# The maximum length of a field. Fields contain names from the config, whose length is not limited.
-_MAX_VALUE_LENGTH = 2_000
 
 
 class Formatter(logging.Formatter):
@@ -41,18 +38,12 @@ class Formatter(logging.Formatter):
         level = _LEVEL_NAMES.get(record.levelno, record.levelname)
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         fields: dict[str, object] = {"time": moment, "level": level, "msg": record.getMessage()}
-        record_fields = getattr(record, "fields", None)
-        if isinstance(record_fields, Mapping):
-            fields.update({name: _truncate(value) for name, value in record_fields.items()})
+        fields |= getattr(record, "fields", {})
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         if self._line_format == "json":
             return json.dumps(fields, default=str, ensure_ascii=False)
         return " ".join(f"{name}={_format_logfmt_value(value)}" for name, value in fields.items())
-
-
-def _truncate(value: object) -> object:
-    return value[:_MAX_VALUE_LENGTH] + "…" if isinstance(value, str) and len(value) > _MAX_VALUE_LENGTH else value
 
 
 def _format_logfmt_value(value: object) -> str:
