@@ -162,9 +162,8 @@ def table(
         {"id": "filterFieldsByName", "options": {"include": {"names": names}}},
         _organize(names, columns),
     ]
-    return _table(title, description, exprs, columns, no_value, (width, height), sort) | {
-        "transformations": transformations[len(exprs) == 1 :]
-    }
+    used = transformations[len(exprs) == 1 :]
+    return _table(title, description, exprs, columns, used, no_value=no_value, size=(width, height), sort=sort)
 
 
 def matrix(title: str, description: str, expr: str, column_label: str, row: Column) -> Json:
@@ -174,7 +173,7 @@ def matrix(title: str, description: str, expr: str, column_label: str, row: Colu
         {"id": "groupingToMatrix", "options": shape},
         _organize([f"{row.label}\\{column_label}"], [row]),  # the name that Grafana gives to the first column
     ]
-    return _table(title, description, [expr], [row], NO_DATA, (12, 8)) | {"transformations": transformations}
+    return _table(title, description, [expr], [row], transformations, size=(12, 8))
 
 
 def _organize(names: Sequence[str], columns: Sequence[Column]) -> Json:
@@ -184,16 +183,18 @@ def _organize(names: Sequence[str], columns: Sequence[Column]) -> Json:
     return {"id": "organize", "options": {"excludeByName": {}, "indexByName": order, "renameByName": titles}}
 
 
-def _table(  # noqa: PLR0917 - called only here
+def _table(
     title: str,
     description: str,
     exprs: Iterable[str],
     columns: Iterable[Column],
-    no_value: str,
+    transformations: Sequence[Json],
+    *,
     size: tuple[int, int],
+    no_value: str = NO_DATA,
     sort: tuple[str, bool] | None = None,
 ) -> Json:
-    return _panel(
+    panel = _panel(
         title,
         description,
         dict.fromkeys(exprs, ""),
@@ -202,8 +203,8 @@ def _table(  # noqa: PLR0917 - called only here
         field=numbers(unknown="-") | {"noValue": no_value, "custom": {"align": "auto", "minWidth": 60}},
         options={"cellHeight": "sm", "sortBy": [{"displayName": sort[0], "desc": sort[1]}] if sort else []},
         overrides=[column.override for column in columns],
-        format="table",
     )
+    return {**panel, "transformations": transformations}
 
 
 def chart(
@@ -290,7 +291,6 @@ def _panel(
     field: Json,
     options: Json,
     overrides: Sequence[Json] = (),
-    format: str = "time_series",  # noqa: A002 - Grafana's name
     min_step: str = "",
 ) -> Json:
     """Return a panel without its position. `size` is its width and height. Only charts show a range of time."""
@@ -308,7 +308,7 @@ def _panel(
                 "editorMode": "code",
                 "expr": expr,
                 "legendFormat": legend or "__auto",
-                "format": format,
+                "format": "table" if kind == "table" else "time_series",
                 "instant": not is_range,
                 "range": is_range,
                 **({"interval": min_step} if min_step else {}),

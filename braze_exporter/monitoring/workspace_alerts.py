@@ -60,16 +60,9 @@ class Scope:
 
     def rules(self) -> Iterator[Rule]:
         """Yield the rules for the workspace."""
-        yield _key_rejected_rule(self)
-        yield _fetches_failing_rule(self)
-        yield _query_stale_rule(self)
-        yield _rate_limit_low_rule(self)
-        if self.has_subjects:
-            yield _query_unlisted_rule(self)
+        yield from _query_rules(self)
         if self.has_selectors:
-            yield _list_fetch_failing_rule(self)
-            yield _list_suspect_rule(self)
-            yield _items_skipped_rule(self)
+            yield from _list_rules(self)
         if self.has_days:
             yield _timezone_mismatch_rule(self)
 
@@ -91,16 +84,13 @@ def workspace_scope(plan: Plan, queries: Sequence[Query]) -> Scope:
     )
 
 
-def _key_rejected_rule(scope: Scope) -> Rule:
-    """Return the rule for an API key that Braze rejects for all queries of a kind.
-
-    A rejected key is tested every two minutes, at the endpoints of queries before those of lists. So rejected list
-    requests need not be counted.
-    """
-    # A kind whose selectors select no items has no queries, so none is up.
+def _query_rules(scope: Scope) -> Iterator[Rule]:
+    # Braze rejects the API key for all queries of a kind. A rejected key is tested every two minutes, at the endpoints
+    # of queries before those of lists, so rejected list requests need not be counted. A kind whose selectors select no
+    # items has no queries, so none is up.
     queries = scope.latest(metrics.QUERIES, by=("workspace", "kind"))
     up = scope.latest(metrics.QUERIES, by=("workspace", "kind"), state=metrics.QueryStatus.UP)
-    return scope.rule(
+    yield scope.rule(
         "BrazeAPIKeyRejected",
         f"{_auth_failures(scope, 'workspace, reason')} > 0\nand on (workspace) ({queries} > 0 unless {up} > 0)",
         wait=SHORT_WAIT_SECONDS,
@@ -113,11 +103,8 @@ def _key_rejected_rule(scope: Scope) -> Rule:
         "page name the permission.",
         severity="critical",
     )
-
-
-def _fetches_failing_rule(scope: Scope) -> Rule:
-    """Return the rule for a workspace whose queries all fail for a reason other than the API key."""
-    return scope.rule(
+    # All queries fail for a reason other than the API key.
+    yield scope.rule(
         "BrazeFetchesFailing",
         f"time() - {scope.latest(QUERY_LAST_SUCCESS, by=['workspace'])}\n"
         f"and {scope.latest(metrics.UP)} == 0\n"
@@ -127,65 +114,16 @@ def _fetches_failing_rule(scope: Scope) -> Rule:
         f"Values disappear when they are older than `max_age`. {metrics.REQUESTS_FAILED.name} counts the failures by "
         "reason. The log has Braze's error messages. Check Braze's status page for an outage.",
     )
-
-
-def _query_stale_rule(scope: Scope) -> Rule:
-    """Return the rule for queries whose values are stale while other queries of the workspace succeed.
-
-    Queries whose pool has reached the reserve are omitted.
-    """
-    kinds_by_pool: dict[str, list[SeriesKind]] = {}
-    for kind in scope.kinds:
-        kinds_by_pool.setdefault(kind.pool.name, []).append(kind)
-    stale_by_pool = []
-    for pool, kinds in kinds_by_pool.items():
-        names = LabelRegex("|".join(kind.section for kind in kinds) if len(kinds_by_pool) > 1 else "")
-        success = scope.latest(QUERY_LAST_SUCCESS, QUERY_ID_LABELS, kind=names)
-        max_age = scope.latest(QUERY_MAX_AGE, QUERY_ID_LABELS, kind=names)
-        reached = _reserve_reached(scope, pool=pool)
-        stale_by_pool.append(f"time() - {success}\n  > {max_age}\n  unless on (workspace) {reached}")
-    any_stale = "\n  or ".join(stale_by_pool)
-    return scope.rule(
+    yield scope.rule(
         "BrazeQueryStale",
-        f"(\n  {any_stale}\n)\nunless on (workspace) {scope.latest(metrics.UP)} == 0",
+        f"(\n  {_stale_queries(scope)}\n)\nunless on (workspace) {scope.latest(metrics.UP)} == 0",
         summary="Values of a query are stale.",
         description=f"No fetch of the query {{{{ $labels.kind }}}} ({{{{ $labels.unit }}}}{_SUBJECT_TEMPLATE}) in "
         f"workspace {{{{ $labels.workspace }}}} has succeeded {_SINCE_TEMPLATE}, so its values are no longer exported. "
         "Fetches of other queries succeed. Check for a name that was changed or deleted in Braze, a wrong identifier, "
         "or a permission that the key lacks. The log has Braze's error message.",
     )
-
-
-def _query_unlisted_rule(scope: Scope) -> Rule:
-    """Return the rule for a subject in the config that Braze's list lacks.
-
-    Braze counts 0 for an unknown event, so its query does not fail.
-    """
-    return scope.rule(
-        "BrazeQueryUnlisted",
-        f"{scope.latest(metrics.QUERY_UNLISTED)} == 1",
-        summary="Braze does not list a subject in the config.",
-        description="{{ $labels.subject }} ({{ $labels.kind }} in the config of workspace {{ $labels.workspace }}) is "
-        "missing from Braze's list. Braze may report 0 for it instead of an error. Check the spelling and the letter "
-        "case, and whether the item was renamed, archived or deleted in Braze. The status page shows similar names.",
-    )
-
-
-def _items_skipped_rule(scope: Scope) -> Rule:
-    """Return the rule for items that selectors match and that have no queries."""
-    return scope.rule(
-        "BrazeItemsSkipped",
-        f"{scope.latest(metrics.DISCOVERY_SKIPPED)} > 0",
-        summary="Items that selectors match are skipped.",
-        description='{{ $value | printf "%.0f" }} items that selectors of {{ $labels.kind }} match in workspace '
-        "{{ $labels.workspace }} have no queries. They exceed `max_queries` or `budget.share`, so they have neither "
-        "values nor alerts. Raise the limit, select fewer items, or refresh less often.",
-    )
-
-
-def _rate_limit_low_rule(scope: Scope) -> Rule:
-    """Return the rule for a rate limit that has reached the reserve, until Braze's window ends."""
-    return scope.rule(
+    yield scope.rule(
         "BrazeRateLimitLow",
         _reserve_reached(scope),
         summary="Braze rate limit has reached the reserve.",
@@ -194,14 +132,22 @@ def _rate_limit_low_rule(scope: Scope) -> Rule:
         "leaves the rest to your other clients, whose requests Braze rejects when nothing is left. The exporter uses "
         "at most `budget.share`, so check which other client makes too many requests.",
     )
+    if scope.has_subjects:
+        # Braze counts 0 for an unknown event, so its query does not fail.
+        yield scope.rule(
+            "BrazeQueryUnlisted",
+            f"{scope.latest(metrics.QUERY_UNLISTED)} == 1",
+            summary="Braze does not list a subject in the config.",
+            description="{{ $labels.subject }} ({{ $labels.kind }} in the config of workspace {{ $labels.workspace }}) "
+            "is missing from Braze's list. Braze may report 0 for it instead of an error. Check the spelling and the "
+            "letter case, and whether the item was renamed, archived or deleted in Braze. The status page shows "
+            "similar names.",
+        )
 
 
-def _list_fetch_failing_rule(scope: Scope) -> Rule:
-    """Return the rule for a list whose fetches fail.
-
-    Before the first success the timestamp is 0, so the rule fires for a list that has never been read too.
-    """
-    return scope.rule(
+def _list_rules(scope: Scope) -> Iterator[Rule]:
+    # Before the first success the timestamp is 0, so the rule fires for a list that has never been read too.
+    yield scope.rule(
         "BrazeListFetchFailing",
         f"time() - {_latest_of_lists(metrics.LIST_LAST_SUCCESS, scope)} > {format_number(_MAX_LIST_AGE_SECONDS)}",
         summary="Fetches of a Braze list fail.",
@@ -209,14 +155,9 @@ def _list_fetch_failing_rule(scope: Scope) -> Rule:
         f"succeeded {_SINCE_TEMPLATE}. Until one succeeds, selectors select only items that were listed before. The "
         "log and the status page show the reason: a missing permission, a rejected key, or a failure of Braze.",
     )
-
-
-def _list_suspect_rule(scope: Scope) -> Rule:
-    """Return the rule for a list that has lost more than half of its items.
-
-    The exporter reads such a list again after 5 minutes, and uses it after an hour.
-    """
-    return scope.rule(
+    # The exporter reads a list that has lost more than half of its items again after 5 minutes, and uses it after an
+    # hour.
+    yield scope.rule(
         "BrazeListSuspect",
         f"{_latest_of_lists(metrics.LIST_SUSPECT, scope)} == 1",
         summary="A Braze list has lost most of its items.",
@@ -225,12 +166,14 @@ def _list_suspect_rule(scope: Scope) -> Rule:
         "the first such read, the exporter removes the queries of the missing items, with their values and alerts. "
         "Check in Braze whether the items exist.",
     )
-
-
-def _latest_of_lists(family: Family, scope: Scope) -> str:
-    """Return the PromQL for the current values of a family for the lists in `scope`."""
-    names = LabelRegex("", "|".join(list_endpoint.response_key for list_endpoint in scope.lists))
-    return scope.latest(family, list=names)
+    yield scope.rule(
+        "BrazeItemsSkipped",
+        f"{scope.latest(metrics.DISCOVERY_SKIPPED)} > 0",
+        summary="Items that selectors match are skipped.",
+        description='{{ $value | printf "%.0f" }} items that selectors of {{ $labels.kind }} match in workspace '
+        "{{ $labels.workspace }} have no queries. They exceed `max_queries` or `budget.share`, so they have neither "
+        "values nor alerts. Raise the limit, select fewer items, or refresh less often.",
+    )
 
 
 def _timezone_mismatch_rule(scope: Scope) -> Rule:
@@ -243,6 +186,27 @@ def _timezone_mismatch_rule(scope: Scope) -> Rule:
         "current day in its `timezone` for 1 hour or longer. Set `timezone` to the time zone of the company in Braze. "
         "Otherwise days settle at the wrong time, and baselines compare the wrong days.",
     )
+
+
+def _stale_queries(scope: Scope) -> str:
+    """Return the PromQL for queries whose values are stale, except those whose pool has reached the reserve."""
+    kinds_by_pool: dict[str, list[SeriesKind]] = {}
+    for kind in scope.kinds:
+        kinds_by_pool.setdefault(kind.pool.name, []).append(kind)
+    stale_by_pool = []
+    for pool, kinds in kinds_by_pool.items():
+        names = LabelRegex("|".join(kind.section for kind in kinds) if len(kinds_by_pool) > 1 else "")
+        success = scope.latest(QUERY_LAST_SUCCESS, QUERY_ID_LABELS, kind=names)
+        max_age = scope.latest(QUERY_MAX_AGE, QUERY_ID_LABELS, kind=names)
+        reached = _reserve_reached(scope, pool=pool)
+        stale_by_pool.append(f"time() - {success}\n  > {max_age}\n  unless on (workspace) {reached}")
+    return "\n  or ".join(stale_by_pool)
+
+
+def _latest_of_lists(family: Family, scope: Scope) -> str:
+    """Return the PromQL for the current values of a family for the lists in `scope`."""
+    names = LabelRegex("", "|".join(list_endpoint.response_key for list_endpoint in scope.lists))
+    return scope.latest(family, list=names)
 
 
 def _subject_template() -> str:
