@@ -3,6 +3,8 @@
 import argparse
 import contextlib
 import gc
+import importlib.metadata
+import json
 import logging
 import signal
 import socket
@@ -15,7 +17,6 @@ from braze_exporter.commands import logs
 from braze_exporter.commands.context import open_session
 from braze_exporter.commands.exit_codes import SUCCESS, fail
 from braze_exporter.commands.plan import refuse_shared_state_file
-from braze_exporter.commands.revision import find_revision
 from braze_exporter.config.loading import Config, read_config
 from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.exporter.reload import Reloader
@@ -100,7 +101,7 @@ def run_exporter(
     """
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     gc.set_threshold(*GC_THRESHOLDS)
-    exporter = Exporter(state_file, clock=Clock(), revision=find_revision(environ))
+    exporter = Exporter(state_file, clock=Clock(), revision=_find_revision(environ))
     reloader = Reloader(
         exporter, config, read_new_config or (lambda: config), lambda new_config: open_session(new_config, environ)
     )
@@ -133,3 +134,17 @@ def run_exporter(
         server.serve(application, listeners, on_stop=exporter.stop_fetching)
     _log.info("Exporter stopped")
     return SUCCESS
+
+
+def _find_revision(environ: Mapping[str, str]) -> str:
+    """Return the Git commit from which the exporter was built, or `unknown`.
+
+    The container image has it in the environment variable `BRAZE_EXPORTER_REVISION`. Without that it is the commit that
+    pip recorded when it installed the package from a Git repository (PEP 610).
+    """
+    revision = environ.get("BRAZE_EXPORTER_REVISION", "")
+    if not revision:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError, KeyError, ValueError):
+            recorded = importlib.metadata.distribution("braze-exporter").read_text("direct_url.json")
+            revision = str(json.loads(recorded or "{}")["vcs_info"]["commit_id"])
+    return revision if revision and revision.isprintable() else "unknown"
