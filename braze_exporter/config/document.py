@@ -9,6 +9,9 @@ import yaml
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 
+# Aliases let a small file expand to a huge tree ("billion laughs").
+MAX_VALUES = 100_000
+
 # Replaces a secret, or a value that may be one, in messages.
 MASK = "***"
 
@@ -144,7 +147,7 @@ def _echo_key(key: str) -> str:
 def parse(text: str, source: str) -> Document:
     """Parse YAML `text` into a `Document`; `source` is its name in messages.
 
-    Raises `ConfigError`, and no other exception, if the text is not YAML or nested too deeply.
+    Raises `ConfigError`, and no other exception, if the text is not YAML or exceeds `MAX_VALUES`.
     """
     try:
         return _Builder(text).build_document()
@@ -160,22 +163,29 @@ def parse(text: str, source: str) -> Document:
         problem = Problem((), f"invalid YAML: character {character} is not allowed; remove it", line)
     except (ValueError, OverflowError):  # the parser does not check the range of escapes such as \UFFFFFFFF
         problem = Problem((), "invalid YAML: invalid escape such as \\U…, or invalid directive (%); remove it")
-    except RecursionError:
-        problem = Problem((), "values are nested too deeply; use fewer levels")
+    except (_DocumentTooLargeError, RecursionError):
+        problem = Problem(
+            (), f"too many values, or values nested too deeply; at most {MAX_VALUES:,} values are allowed"
+        )
     raise ConfigError(source, [problem])
+
+
+class _DocumentTooLargeError(Exception):
+    """Raised if a document has more values than any real config."""
 
 
 class _Builder:
     """Converts the events of the YAML parser to plain data with line numbers, and collects the problems.
 
-    No tree of nodes is built, because that of a large config takes ten times the memory of the data. Aliases share the
-    value of their anchor, so that a small file cannot expand to a huge tree.
+    No tree of nodes is built, because that of a large config takes ten times the memory of the data.
     """
 
     def __init__(self, text: str) -> None:
         self._yaml = yaml.SafeLoader(text)
         self._problems: list[Problem] = []
-        self._anchors: dict[str, Any] = {}
+        # The values of anchors, and the numbers of values in them.
+        self._anchors: dict[str, tuple[Any, int]] = {}
+        self._value_count = 0
 
     def build_document(self) -> Document:
         """Return the only document of the text."""
@@ -196,11 +206,10 @@ class _Builder:
 
     def _build(self, path: KeyPath) -> Any:  # noqa: ANN401 - a YAML value can have any type
         """Return the value that begins with the next event, and whose path is `path`."""
-        line, event = self._next_line(), self._yaml.get_event()
+        line, event, count_before = self._next_line(), self._yaml.get_event(), self._value_count
         if isinstance(event, yaml.AliasEvent):
-            if event.anchor not in self._anchors:  # its name may be an unquoted password that begins with *
-                raise _invalid("found undefined alias", event)
-            return self._anchors[event.anchor]
+            return self._resolve_alias(event)
+        self._count_values(1)
         value: Any
         if isinstance(event, yaml.ScalarEvent):
             value = self._build_scalar(event, line, path)
@@ -210,8 +219,22 @@ class _Builder:
                 self._add_problem(path, line, _TAG_MESSAGE)
                 value = None
         if event.anchor is not None:
-            self._anchors[event.anchor] = value
+            self._anchors[event.anchor] = value, self._value_count - count_before
         return value
+
+    def _resolve_alias(self, event: yaml.AliasEvent) -> Any:  # noqa: ANN401
+        """Return the value of an anchor."""
+        if event.anchor not in self._anchors:  # its name may be an unquoted password that begins with *
+            raise _invalid("found undefined alias", event)
+        value, count = self._anchors[event.anchor]
+        self._count_values(count)
+        return value
+
+    def _count_values(self, values: int) -> None:
+        """Add `values` to the number of values. Raises `_DocumentTooLargeError` if it exceeds `MAX_VALUES`."""
+        self._value_count += values
+        if self._value_count > MAX_VALUES:
+            raise _DocumentTooLargeError
 
     def _add_problem(self, path: KeyPath, line: int, text: str) -> None:
         self._problems.append(Problem(path, text, line))

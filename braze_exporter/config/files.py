@@ -7,7 +7,7 @@ from pathlib import Path
 
 from braze_exporter.config.document import ConfigError, Problem
 
-# A config with thousands of entries is smaller, and so is a file of certificates.
+# A config with the maximum number of values is smaller, and so is a file of certificates.
 MAX_FILE_BYTES = 4 * 1024**2
 
 

@@ -169,17 +169,21 @@ def test_unreadable_config_file_is_an_error(
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_nested_aliases_stay_small() -> None:
-    """Thirty levels of YAML merges and lists with ten references each are parsed quickly, because they share values."""
-    lines = ["a0: &a0 {x: 1, y: 2}", "b0: &b0 [x]"]
-    for level in range(1, 31):
-        merged, listed = (", ".join([f"*{name}{level - 1}"] * 10) for name in "ab")
-        lines += [f"a{level}: &a{level} {{<<: [{merged}], y: {level}}}", f"b{level}: &b{level} [{listed}]"]
+def test_nested_merges_are_refused_quickly() -> None:
+    """Thirty levels of YAML merges with ten references each are refused, as other aliases are."""
+    lines = ["a0: &a0 {x: 1, y: 2}"]
+    lines += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}], y: {n}}}" for n in range(1, 31)]
     started = time.process_time()
-    document = parse("\n".join(lines), "x.yaml")
+    with pytest.raises(ConfigError, match="too many values, or values nested too deeply"):
+        parse("\n".join(lines), "x.yaml")
     assert time.process_time() - started < 2
-    assert document.data["a30"] == {"x": 1, "y": 30}
-    assert document.problems == ()
+
+
+def test_many_merges_of_large_mapping_are_refused() -> None:
+    """Copies made by merges count toward the size limit of a config."""
+    large = ", ".join(f"k{number}: 1" for number in range(400))
+    with pytest.raises(ConfigError, match="too many values, or values nested too deeply"):
+        parse(f"a: &a {{{large}}}\nb:\n" + "- {<<: *a}\n" * 100 + "- {<<: [" + "*a, " * 200 + "]}", "x.yaml")
 
 
 @pytest.mark.parametrize("text", ["&a {<<: *a, x: 1}", "&a {x: *a}", "&a [*a]"])
