@@ -8,7 +8,7 @@ later agrees. Not thread-safe. Nothing here reads a clock.
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from braze_exporter.braze.errors import BrazeError, Reason
@@ -147,8 +147,6 @@ class ListReadState:
         if len(kept) < len(missing):
             self.next_at = now + RECHECK_SECONDS
         snapshot = ListSnapshot((*listed_items, *kept), calls)
-        if self.known is not None and known == snapshot.items:
-            snapshot = replace(snapshot, suggestions=self.known.suggestions)
         self.known, self.read_at, self.suspect_since = snapshot, wall, None
         self.missing_since = {item.id: missing_since[item.id] for item in kept}
 

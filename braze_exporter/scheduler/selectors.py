@@ -3,9 +3,10 @@
 Pure functions.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -29,15 +30,10 @@ _MAX_NAMES_WITH_SUGGESTIONS = 20
 
 @dataclass(frozen=True, slots=True)
 class ListSnapshot:
-    """The result of a complete read of a list.
-
-    `calls` is the number of calls of the read. `suggestions` caches the nearest listed names by unlisted name, since
-    the search is slow.
-    """
+    """The items of a complete read of a list, and the number of its calls."""
 
     items: tuple[ListItem, ...]
     calls: int
-    suggestions: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False, repr=False)
 
 
 ListKey: TypeAlias = tuple[str, ListEndpoint | None]
@@ -276,7 +272,9 @@ def _describe_mismatch(entry: Entry, items: Sequence[ListItem]) -> str:
 def _configured_subjects(queries: Iterable[Query], lists: ListSnapshots) -> Iterator[ConfiguredSubject]:
     """Yield each subject that the config names, if the list of its kind has been read."""
     ids = {
-        key: {normalize_id(item.id) if key[1] is not None and key[1].has_ids else item.id for item in known.items}
+        key: frozenset(
+            normalize_id(item.id) if key[1] is not None and key[1].has_ids else item.id for item in known.items
+        )
         for key, known in lists.items()
     }
     subjects = dict.fromkeys(
@@ -290,13 +288,15 @@ def _configured_subjects(queries: Iterable[Query], lists: ListSnapshots) -> Iter
     for workspace, kind, subject in subjects:
         if not kind.is_identified_by_id and subject not in ids[workspace, kind.list_endpoint]:
             missing.setdefault((workspace, kind.list_endpoint), {})[subject] = None
-    for key, names in missing.items():
-        suggestions = lists[key].suggestions
-        sought = [name for name in list(names)[:_MAX_NAMES_WITH_SUGGESTIONS] if name not in suggestions]
-        if sought:
-            suggestions |= find_nearest(sought, ids[key])
+    suggestions = {
+        key: _find_nearest(tuple(names)[:_MAX_NAMES_WITH_SUGGESTIONS], ids[key]) for key, names in missing.items()
+    }
     for workspace, kind, subject in subjects:
         key = (workspace, kind.list_endpoint)
         is_listed = (normalize_id(subject) if kind.is_identified_by_id else subject) in ids[key]
-        suggestions_of_subject = () if is_listed else lists[key].suggestions.get(subject, ())
-        yield ConfiguredSubject(workspace, kind, subject, is_listed, suggestions_of_subject)
+        yield ConfiguredSubject(workspace, kind, subject, is_listed, suggestions.get(key, {}).get(subject, ()))
+
+
+@functools.lru_cache(maxsize=4)  # lists are read again and again, but rarely change
+def _find_nearest(names: tuple[str, ...], listed: frozenset[str]) -> Mapping[str, tuple[str, ...]]:
+    return find_nearest(names, listed)
