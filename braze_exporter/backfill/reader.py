@@ -12,7 +12,6 @@ from itertools import islice
 
 from braze_exporter.backfill.request import BackfillError, BackfillRequest, format_time
 from braze_exporter.backfill.resume_file import ResumeFile
-from braze_exporter.braze.calls import CallEvent
 from braze_exporter.braze.client import Client
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.query import Query
@@ -21,7 +20,7 @@ from braze_exporter.scheduler.admission import Admission, Deferred, Permit
 from braze_exporter.scheduler.circuit_breaker import BreakerCall, CircuitBreaker, Decision, backoff_seconds
 from braze_exporter.scheduler.clients import WorkspaceClient
 from braze_exporter.scheduler.key_state import AUTH_REASONS
-from braze_exporter.scheduler.rate_limiter import Priority
+from braze_exporter.scheduler.rate_limiter import PauseReason, Priority
 from braze_exporter.scheduler.repair import halve_length, split_chunk
 from braze_exporter.scheduler.worker_pool import Job, WorkerPool
 
@@ -34,6 +33,11 @@ MAX_FAILURES = 12
 _PERMANENT_REASONS = {Reason.BAD_REQUEST, Reason.NOT_FOUND, Reason.INVALID_RESPONSE, Reason.TOO_LARGE}
 # Errors that do not indicate an outage of Braze or the network.
 _RESPONSE_REASONS = {*_PERMANENT_REASONS, *AUTH_REASONS, Reason.RATE_LIMITED}
+# The pauses of the rate limiter that are shown.
+_PAUSE_TEXTS = {
+    PauseReason.RATE_LIMITED: "429 Too Many Requests",
+    PauseReason.RESERVE: "only budget.reserve is left",
+}
 # The number of jobs that are queued in memory per connection. A backfill can have millions.
 _QUEUED_PER_CONNECTION = 2
 
@@ -67,12 +71,13 @@ class _Chunk:
 
 @dataclass(slots=True, eq=False)
 class _Workspace:
-    """A workspace: its API client, its circuit breaker, and its number of `failures` in a row."""
+    """A workspace: its API client, its circuit breaker, its number of `failures` in a row, and the last one."""
 
     client: Client
     admission: Admission
     circuit_breaker: CircuitBreaker = field(default_factory=lambda: CircuitBreaker(is_probe_due=False))
     failures: int = 0
+    failure_detail: str = ""
 
 
 class Reader:
@@ -98,22 +103,12 @@ class Reader:
         self._queries_by_endpoint: dict[_EndpointKey, list[Query]] = {}
         self._chunk_iterators: dict[_EndpointKey, Iterator[_Chunk]] = {}
         self._retries: dict[_EndpointKey, deque[_Chunk]] = {}
-        self._pauses: dict[tuple[str, str], WorkspacePause] = {}
         self._max_chunk_lengths: dict[Query, int] = {}
         self._pending_chunks = 0
         self._has_ended = threading.Event()
         self._failure: Exception | None = None
         self.response_count = 0
         self.rejected: dict[Query, BrazeError] = {}
-
-    def on_call(self, call: CallEvent) -> None:
-        """Record the pause of a pool if `call` has caused one."""
-        if call.pause_seconds is not None:
-            until = self._monotonic() + call.pause_seconds
-            is_rate_limited = call.reason is Reason.RATE_LIMITED
-            reason = "429 Too Many Requests" if is_rate_limited else "only budget.reserve is left"
-            with self._lock:
-                self._pauses[call.workspace, call.pool] = WorkspacePause(call.workspace, reason, until)
 
     def start(self, clients: Mapping[str, WorkspaceClient], queries: Iterable[Query], concurrency: int) -> None:
         """Start to fetch the missing history of `queries`.
@@ -152,7 +147,13 @@ class Reader:
         """Return the current pause of a workspace, or None if only the budget limits the calls."""
         with self._lock:
             now = self._monotonic()
-            return next((pause for pause in self._pauses.values() if now < pause.until), None)
+            for name, workspace in self._workspaces.items():
+                if now < workspace.circuit_breaker.open_until:
+                    return WorkspacePause(name, workspace.failure_detail, workspace.circuit_breaker.open_until)
+                for pause in workspace.admission.status().pauses.values():
+                    if pause.reason in _PAUSE_TEXTS:
+                        return WorkspacePause(name, _PAUSE_TEXTS[pause.reason], now + pause.seconds)
+        return None
 
     def close(self) -> None:
         """Make no more calls. Calls in flight end with the process."""
@@ -292,6 +293,5 @@ class Reader:
         if workspace.failures == MAX_FAILURES:
             raise BackfillError(f"{shorten(name)}: {MAX_FAILURES} attempts in a row failed: {error.detail}")
         pause_seconds = backoff_seconds(INITIAL_PAUSE_SECONDS, workspace.failures, MAX_PAUSE_SECONDS)
-        until = self._monotonic() + pause_seconds
-        workspace.circuit_breaker.open(until)
-        self._pauses[name, ""] = WorkspacePause(name, error.detail, until)
+        workspace.circuit_breaker.open(self._monotonic() + pause_seconds)
+        workspace.failure_detail = error.detail

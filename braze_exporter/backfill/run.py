@@ -56,9 +56,7 @@ def run_backfill(
         admissions = budgets.open_admissions(config)
         budgets.set_command_plan(config, plan, max_burst=_MAX_LIST_PAGES)
         clients = {
-            spec.name: open_client(
-                spec, admissions[spec.name], ctx.session, ctx.clock, on_call=reader.on_call, timeouts=timeouts
-            )
+            spec.name: open_client(spec, admissions[spec.name], ctx.session, ctx.clock, timeouts=timeouts)
             for spec in (workspace.spec for workspace in config.workspaces)
         }
         lists = [*required_lists(plan)]
