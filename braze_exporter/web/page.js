@@ -6,7 +6,7 @@
 // queries first. This script formats numbers and times, and filters and sorts.
 
 const UPDATE_INTERVAL_MS = 5_000; // the minimum; it is longer if responses are slow
-const MAX_ROWS = 500;
+const MAX_ROWS = 200;
 const UNIT_SECONDS = { hour: 3_600, day: 86_400 };
 const TIME_FORMATS = {
   clock: { hour: "2-digit", minute: "2-digit" },

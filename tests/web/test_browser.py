@@ -320,7 +320,7 @@ def test_page_with_2000_queries_is_usable(browser: Browser, tmp_path: Path) -> N
             browser.inspect()
             open_page(browser, program)
             measured = browser.run(MEASURE_SCRIPT)
-            assert browser.text("#count") == "2,000 of 2,000 queries, the first 500 are shown"
+            assert browser.text("#count") == "2,000 of 2,000 queries, the first 200 are shown"
             search(browser, "event_19")
             assert browser.text("#count") == "100 of 2,000 queries"
             assert len(browser.texts(TITLE)) == 100
