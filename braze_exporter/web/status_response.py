@@ -179,14 +179,14 @@ def _representative_values(views: Sequence[SeriesView]) -> dict[str, Any]:
         if view.series.head.metric_group is metric_group
         and (not stats or dict(view.series.head.labels).get("stat") in stats)
     ]
-    columns = [view.series.values for view in chosen if view.series.values]
+    series_with_values = [view.series for view in chosen if view.series.values]
     return {
         "latest": _sum(view.latest for view in chosen),
         "settled": _sum(view.settled for view in chosen),
         "baseline": chosen[0].baseline if len(chosen) == 1 else None,  # medians cannot be added up
         "total": _sum(view.total for view in chosen),
-        "starts": chosen[0].series.starts if columns else (),
-        "values": [_sum(bucket) for bucket in zip(*columns, strict=True)],
+        "starts": series_with_values[0].starts if series_with_values else (),
+        "values": [_sum(bucket) for bucket in zip(*(series.values for series in series_with_values), strict=True)],
         "settled_count": views[0].settled_count,
     }
 

@@ -494,10 +494,21 @@ def test_campaign_is_shown_as_one_value() -> None:
         exporter.scrape()
         status = read_status_response(exporter.exporter)
         found = find_query(status, campaign.id, "day")
+
+        def remove_email(content: dict[str, Any]) -> None:
+            for row in content["data"]:
+                del row["messages"]["email"]
+
+        exporter.braze.inject(response_faults.edited(remove_email), path="/campaigns/data_series")
+        exporter.clock.advance(900)
+        exporter.scrape()
+        only_sms = find_query(read_status_response(exporter.exporter), campaign.id, "day")
     assert (before["latest"], before["total"]) == (None, None)
     assert len(status["queries"]) == 2
     assert (found["latest"], found["settled"], found["baseline"], found["total"]) == (140, 2_000, None, 140)
     assert found["values"][-2:] == [2_000, 140]
+    assert (only_sms["latest"], only_sms["total"], only_sms["values"][-2:]) == (70, 140, [1_000, 70])
+    assert only_sms["starts"] == found["starts"]
     assert found["tags"] == ["daily", "campaign messages"]
     selector = f'braze_campaign_messages_daily_settled{{workspace="production", campaign_id="{campaign.id}"'
     assert found["metrics"][0] == f'{selector}, campaign="", stat=~"sent|impressions"}}'
