@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import core_benchmark
 import psutil
@@ -37,6 +38,7 @@ from braze_exporter.braze.deadline import deadline_in
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.transport import open_session
+from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.metrics.baseline import Baseline
 from braze_exporter.scheduler.query_state import Refresh
 from braze_exporter.simulator.demo_config import ZONE
@@ -44,7 +46,6 @@ from braze_exporter.simulator.traffic import Traffic, TrafficShape
 from braze_exporter.state.counter_state import CounterKey
 from braze_exporter.state.state_file import open_state_file
 from braze_exporter.web import listening, server
-from braze_exporter.web.status_page import StatusPage
 
 LATENCY_SECONDS = 0.1
 CONNECTIONS = 10
@@ -423,7 +424,7 @@ def _simulate_braze(latency: float, limit: int) -> int:
     return 0
 
 
-class _ConstantSource:
+class _ConstantExporter:
     """A source of pages that always returns the same page."""
 
     def __init__(self, page: bytes) -> None:
@@ -439,18 +440,15 @@ class _ConstantSource:
     def render(self, *, openmetrics: bool) -> list[bytes]:
         return [] if openmetrics else [self._page]
 
-    def count_incomplete_scrape(self) -> None:
-        raise AssertionError
+    def stop_fetching(self) -> None:
+        pass
 
 
 def _serve_constant(file: Path) -> int:
     (listener,) = listening.listen(["127.0.0.1:0"])
     print(listener.getsockname()[1], flush=True)
-    server.serve(
-        server.Application(_ConstantSource(file.read_bytes()), status_page=StatusPage(dict)),
-        [listener],
-        on_stop=lambda: None,
-    )
+    exporter = cast("Exporter", _ConstantExporter(file.read_bytes()))
+    server.serve(server.Application(exporter), [listener])
     return 0
 
 

@@ -26,8 +26,6 @@ from braze_exporter.state.migration import Aliases
 from braze_exporter.state.state_file import StateFile, open_state_file
 from braze_exporter.web import listening, server
 from braze_exporter.web.access import AccessControl
-from braze_exporter.web.status_page import StatusPage
-from braze_exporter.web.status_response import read_status_response
 
 # How long a thread may run while others wait, in seconds. With the default of 5 ms, health probes are slow during a
 # refresh, because the event loop waits for the other threads several times for each request.
@@ -120,7 +118,6 @@ def run_exporter(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     application = server.Application(
         exporter,
-        status_page=StatusPage(lambda: read_status_response(exporter)),
         reload=reloader.reload if is_http_reload_enabled else None,
         access=access_control,
         timeout_offset_seconds=timeout_offset_seconds,
@@ -131,7 +128,7 @@ def run_exporter(
         contextlib.closing(exporter),
         contextlib.closing(access_control) if access_control is not None else contextlib.nullcontext(),
     ):
-        server.serve(application, listeners, on_stop=exporter.stop_fetching)
+        server.serve(application, listeners)
     _log.info("Exporter stopped")
     return SUCCESS
 

@@ -9,14 +9,15 @@ import logging
 import math
 import signal
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from braze_exporter.config.document import ConfigError
+from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.scheduler.query_state import Refresh
 from braze_exporter.web.acceptor import Acceptor
 from braze_exporter.web.access import AccessControl
@@ -32,6 +33,7 @@ from braze_exporter.web.request import (
     accepts_openmetrics,
 )
 from braze_exporter.web.status_page import StatusPage
+from braze_exporter.web.status_response import read_status_response
 
 CONTENT_TYPE_OPENMETRICS = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
 HTML = "text/html; charset=utf-8"
@@ -52,49 +54,33 @@ _AUTH_CHALLENGE = 'Basic realm="braze-exporter", charset="UTF-8"'
 _log = logging.getLogger(__name__)
 
 
-class MetricsSource(Protocol):
-    """The source of the metrics that the application serves."""
-
-    def refresh(self) -> Refresh:
-        """Start a fetch of every due query, and return a future that is done when no fetch is in flight."""
-
-    def save(self) -> Future[Any]:
-        """Start a write of the state file, and return a future that is done after it. Does not block."""
-
-    def render(self, *, openmetrics: bool) -> Iterable[bytes]:
-        """Return the metrics in parts, in the text format or in OpenMetrics. Writes no file."""
-
-    def count_incomplete_scrape(self) -> None:
-        """Count a scrape that reached its deadline before all due queries were fetched."""
-
-
 class Application:
     """Responds to the requests of all clients."""
 
     def __init__(
         self,
-        source: MetricsSource,
+        exporter: Exporter,
         *,
-        status_page: StatusPage,
         reload: Callable[[], Future[None]] | None = None,
         access: AccessControl | None = None,
         timeout_offset_seconds: float = 0.0,
     ) -> None:
-        """Serve `source` at `/metrics` and `status_page` at `/`.
+        """Serve the metrics of `exporter` at `/metrics`, and its status page at `/`.
 
         A request to `/-/reload` calls `reload`, or is rejected if it is None. If the reload fails with a `ConfigError`,
         the response contains it. `access` authorizes requests; without it, access is open. A scrape ends at least
         `timeout_offset_seconds` before its timeout.
         """
-        self._source = source
-        self._status_page = status_page
+        self.exporter = exporter
+        self._status_page = StatusPage(lambda: read_status_response(exporter))
         self._reload = reload
         self.access = access
         self._pages = PageRenderer(
-            lambda content_type: source.render(openmetrics=content_type == CONTENT_TYPE_OPENMETRICS)
+            lambda content_type: exporter.render(openmetrics=content_type == CONTENT_TYPE_OPENMETRICS)
         )
         self._status_pages = PageRenderer(
-            lambda content_type: [status_page.json() if content_type == JSON else status_page.html], threads=1
+            lambda content_type: [self._status_page.json() if content_type == JSON else self._status_page.html],
+            threads=1,
         )
         self._timeout_offset_seconds = timeout_offset_seconds
         # How long the last page took.
@@ -182,11 +168,11 @@ class Application:
         try:
             refresh = await self._start_refresh(deadline)
             is_complete = await _wait_until(deadline, asyncio.wrap_future(refresh))
-            await _wait_until(deadline, asyncio.wrap_future(self._source.save()))
+            await _wait_until(deadline, asyncio.wrap_future(self.exporter.save()))
         finally:  # also if the client disconnects
             self._waiting -= 1
         if not is_complete:
-            self._source.count_incomplete_scrape()
+            self.exporter.count_incomplete_scrape()
         openmetrics = accepts_openmetrics(request.headers.get("accept", ""))
         content_type = CONTENT_TYPE_OPENMETRICS if openmetrics else CONTENT_TYPE_PLAIN_0_0_4
         started_at = _now()
@@ -202,7 +188,7 @@ class Application:
 
         They are started in a thread, which may have to wait for a lock while another thread works.
         """
-        started = asyncio.get_running_loop().run_in_executor(self._threads, self._source.refresh)
+        started = asyncio.get_running_loop().run_in_executor(self._threads, self.exporter.refresh)
         is_started = await _wait_until(max(deadline, _now() + _MIN_REFRESH_SECONDS), started)
         return started.result() if is_started else Refresh()
 
@@ -260,16 +246,12 @@ def expected_page_seconds(render_seconds: float, send_seconds: float, longest_re
     return send_seconds + max(2 * render_seconds + send_seconds, longest_render_seconds)
 
 
-def serve(application: Application, listeners: Sequence[socket.socket], on_stop: Callable[[], None]) -> None:
-    """Serve on `listeners` until SIGTERM or SIGINT, and close them.
-
-    `on_stop` is called in a thread at the signal, since it may wait for locks. It must resolve the futures of the
-    waiting scrapes.
-    """
-    asyncio.run(_serve(application, listeners, on_stop))
+def serve(application: Application, listeners: Sequence[socket.socket]) -> None:
+    """Serve on `listeners` until SIGTERM or SIGINT, and close them. The signal also stops all fetches."""
+    asyncio.run(_serve(application, listeners))
 
 
-async def _serve(application: Application, listeners: Sequence[socket.socket], on_stop: Callable[[], None]) -> None:
+async def _serve(application: Application, listeners: Sequence[socket.socket]) -> None:
     loop, stopped = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
@@ -277,5 +259,5 @@ async def _serve(application: Application, listeners: Sequence[socket.socket], o
         listeners, application, lambda: application.access.config.tls if application.access is not None else None
     )
     await stopped.wait()
-    loop.run_in_executor(None, on_stop)
+    loop.run_in_executor(None, application.exporter.stop_fetching)  # in a thread, since it may wait for locks
     await acceptor.close(_SHUTDOWN_SECONDS)

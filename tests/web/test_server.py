@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import bcrypt
 import pytest
@@ -20,13 +21,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import free_port, write_file
 
+from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.scheduler.query_state import Refresh
 from braze_exporter.web import listening, request, server
 from braze_exporter.web.acceptor import Acceptor
 from braze_exporter.web.access import AccessControl
 from braze_exporter.web.connection import Connection, HttpResponse, Send
 from braze_exporter.web.request import Request
-from braze_exporter.web.status_page import StatusPage
 
 
 @pytest.mark.parametrize(
@@ -69,8 +70,8 @@ def test_next_page_may_take_twice_as_long_as_the_last(
     assert server.expected_page_seconds(*last, longest) == seconds
 
 
-class PendingSource:
-    """Metrics whose fetches end only if `is_answered`, and whose writes end only if `is_written`.
+class PendingExporter:
+    """An exporter whose fetches end only if `is_answered`, and whose writes end only if `is_written`.
 
     Starting the fetches takes `start_seconds`, and rendering takes `render_seconds`.
     """
@@ -108,6 +109,11 @@ class PendingSource:
         self.incomplete_count += 1
 
 
+def build_application(exporter: PendingExporter, **options: Any) -> server.Application:  # noqa: ANN401
+    """Return the application for `exporter`."""
+    return server.Application(cast("Exporter", exporter), **options)
+
+
 async def scrape(
     application: server.Application, scrape_timeout: str | None, send_seconds: float = 0.0, password: str = ""
 ) -> tuple[float, bytes]:
@@ -134,11 +140,11 @@ def test_scrape_waits_until_offset_before_timeout() -> None:
     """A scrape ends the offset before its timeout, and counts as incomplete."""
 
     async def test() -> None:
-        source = PendingSource()
-        application = server.Application(source, status_page=StatusPage(dict), timeout_offset_seconds=1.5)
+        exporter = PendingExporter()
+        application = build_application(exporter, timeout_offset_seconds=1.5)
         seconds, body = await scrape(application, "2")
         assert 0.4 < seconds < 1.9
-        assert (body, source.incomplete_count) == (b"page", 1)
+        assert (body, exporter.incomplete_count) == (b"page", 1)
         assert (await scrape(application, "1.4"))[0] < 1
 
     asyncio.run(test())
@@ -154,7 +160,7 @@ def test_password_check_counts_as_scrape_time(tmp_path: Path) -> None:
     access = AccessControl(file, time.monotonic)
 
     async def test() -> None:
-        application = server.Application(PendingSource(), status_page=StatusPage(dict), access=access)
+        application = build_application(PendingExporter(), access=access)
         seconds, body = await scrape(application, str(3 * check_seconds), password="alice:secret")  # noqa: S106
         assert 2.9 * check_seconds < seconds < 3.9 * check_seconds
         assert body == b"page"
@@ -168,7 +174,7 @@ def test_scrape_waits_less_after_slow_send() -> None:
     """A scrape leaves twice the time in which the last page was sent; the one after it waits as usual again."""
 
     async def test() -> None:
-        application = server.Application(PendingSource(), status_page=StatusPage(dict), timeout_offset_seconds=0.1)
+        application = build_application(PendingExporter(), timeout_offset_seconds=0.1)
         assert (await scrape(application, "2", send_seconds=0.6))[0] > 1.8
         assert 0.3 < (await scrape(application, "2"))[0] < 1.3
         assert (await scrape(application, "2"))[0] > 1.5
@@ -181,11 +187,11 @@ def test_slow_client_without_timeout_shortens_no_scrape() -> None:
     """The time to send a page to a client without a scrape timeout does not shorten the next scrape."""
 
     async def test() -> None:
-        source = PendingSource()
-        application = server.Application(source, status_page=StatusPage(dict))
-        source.is_answered = True
+        exporter = PendingExporter()
+        application = build_application(exporter)
+        exporter.is_answered = True
         assert (await scrape(application, None, send_seconds=1))[0] < 1
-        source.is_answered = False
+        exporter.is_answered = False
         assert (await scrape(application, "1"))[0] > 0.8
 
     asyncio.run(test())
@@ -196,11 +202,11 @@ def test_scrape_waits_less_after_slow_render() -> None:
     """A scrape leaves twice the time in which the last page was rendered."""
 
     async def test() -> None:
-        source = PendingSource()
-        application = server.Application(source, status_page=StatusPage(dict), timeout_offset_seconds=0.1)
-        source.render_seconds = 0.6
+        exporter = PendingExporter()
+        application = build_application(exporter, timeout_offset_seconds=0.1)
+        exporter.render_seconds = 0.6
         assert (await scrape(application, "2"))[0] > 2.3
-        source.render_seconds = 0.0
+        exporter.render_seconds = 0.0
         assert (await scrape(application, "2"))[0] < 1.3
 
     asyncio.run(test())
@@ -211,14 +217,14 @@ def test_scrape_waits_for_disk_until_deadline() -> None:
     """A scrape waits for the write until its deadline, which is no rendering time and leaves the scrape complete."""
 
     async def test() -> None:
-        source = PendingSource()
-        source.is_answered, source.is_written = True, False
-        application = server.Application(source, status_page=StatusPage(dict), timeout_offset_seconds=0.5)
+        exporter = PendingExporter()
+        exporter.is_answered, exporter.is_written = True, False
+        application = build_application(exporter, timeout_offset_seconds=0.5)
         for _ in range(2):
             seconds, body = await scrape(application, "1")
             assert 0.4 < seconds < 0.9
             assert body == b"page"
-        assert source.incomplete_count == 0
+        assert exporter.incomplete_count == 0
 
     asyncio.run(test())
 
@@ -227,11 +233,11 @@ def test_scrape_without_time_to_wait_is_complete_if_nothing_is_due() -> None:
     """A scrape whose timeout is not longer than the offset still learns that no fetch is in flight."""
 
     async def test() -> None:
-        source = PendingSource()
-        source.is_answered, source.start_seconds = True, 0.02
-        application = server.Application(source, status_page=StatusPage(dict), timeout_offset_seconds=9)
+        exporter = PendingExporter()
+        exporter.is_answered, exporter.start_seconds = True, 0.02
+        application = build_application(exporter, timeout_offset_seconds=9)
         assert (await scrape(application, "1"))[1] == b"page"
-        assert source.incomplete_count == 0
+        assert exporter.incomplete_count == 0
 
     asyncio.run(test())
 
@@ -356,7 +362,7 @@ def test_ended_connections_are_freed_without_garbage_collector(
     tls.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
 
     async def run() -> None:
-        application = server.Application(PendingSource(), status_page=StatusPage(dict))
+        application = build_application(PendingExporter())
         with listening_on("127.0.0.1:0") as (listener,):
             acceptor = Acceptor([listener], application, lambda: tls if has_tls else None)
             client_tls = pki.client() if has_tls and message.startswith(b"GET") else None
