@@ -22,7 +22,7 @@ from braze_exporter.braze.columns import parse_column
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, MAX_LENGTH, Unit
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.series import HOLE, Point, Series, SeriesHead, share_unchanged
+from braze_exporter.braze.series import ABSENT, HOLE, Point, Series, SeriesHead, only_head, share_unchanged
 
 ZONES = [
     ZoneInfo(name)
@@ -308,6 +308,22 @@ def test_date_alone_as_hour_is_rejected(written: str) -> None:
     with pytest.raises(BrazeError, match="a row has a date instead of an hour"):
         points(body([{"time": written, "count": 5}]), query())
     assert points(body([{"time": written, "count": 5}]), query(Unit.DAY))[0].value == 5
+
+
+@pytest.mark.parametrize(
+    ("values", "points", "newest"),
+    [
+        ([2, HOLE, ABSENT], [(0, 2)], HOUR),
+        ([HOLE, 0, 3], [(HOUR, 0), (2 * HOUR, 3)], 2 * HOUR),
+        ([ABSENT] * 3, [], None),
+    ],
+)
+def test_holes_are_buckets_without_points(
+    values: list[float], points: list[tuple[int, float]], newest: int | None
+) -> None:
+    """The points of a series are its numbers, and its newest bucket may be a hole."""
+    series = Series(only_head(CUSTOM_EVENTS.metric_group), (0, HOUR, 2 * HOUR), array("d", values))
+    assert ([*series.points], series.newest_start) == (points, newest)
 
 
 def test_unchanged_parts_of_response_are_same_objects() -> None:

@@ -28,7 +28,7 @@ from support import (
     wait_until,
 )
 
-from braze_exporter.braze.buckets import WEEK_SECONDS, midnight, same_buckets_in_earlier_weeks
+from braze_exporter.braze.buckets import midnight, same_buckets_in_earlier_weeks
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, MAX_LENGTH, Unit
 from braze_exporter.braze.query import Query
@@ -45,6 +45,7 @@ from braze_exporter.scheduler.history import (
 )
 from braze_exporter.simulator.reply import Reply
 
+WEEK_SECONDS = 7 * 24 * HOUR
 BASELINE = "braze_custom_events_hourly_baseline"
 
 

@@ -415,6 +415,20 @@ def test_counter_with_labels_of_another_is_removed() -> None:
         assert counters.total(former) == (0 if expected else 3)
 
 
+@pytest.mark.parametrize(("oldest", "left"), [(3, {"email", "sms"}), (4, {"sms"}), (5, {"sms"}), (6, set[str]())])
+def test_series_without_reachable_bucket_is_removed(path: str, oldest: int, left: set[str]) -> None:
+    """A series is removed if all its buckets are older than `oldest`, holes included, unless it is kept."""
+    with open_counters(path) as counters:
+        for value in (1.0, 4.0):
+            columns = {"email": (value, ABSENT), "sms": (value, HOLE), "hidden": (value, ABSENT)}
+            Report((3, 5), columns, 3, is_complete=True, unknown=(), new_from=None, zone="").record(counters)
+        counters.remove_unreachable(PURCHASES, {("hidden",)}, oldest)
+        counters.save()
+        counters.remove_unreachable(("unknown",), (), oldest)
+    with open_counters(path) as counters:
+        assert {name for name in SERIES if counters.total(PURCHASES, (name,)) == 3} == left | {"hidden"}
+
+
 def test_failed_removal_is_retried(path: str) -> None:
     """If the state file cannot be written, a removal is retried with the next successful write."""
     removed = (*PURCHASES[:3], "signup", "", "")
