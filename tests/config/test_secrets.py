@@ -18,7 +18,7 @@ from support import IOS, KEY, VIP
 from braze_exporter.commands.plan import find_missing_keys
 from braze_exporter.config.document import ConfigError
 from braze_exporter.config.loading import Config, load_config
-from braze_exporter.config.secrets import Secret
+from braze_exporter.config.secrets import ApiKey, Secret
 
 CONFIG = """\
 workspaces:
@@ -89,6 +89,13 @@ def test_secret_is_revealed_by_reveal_only() -> None:
     assert secret != Secret(KEY)
     with pytest.raises(AttributeError):
         secret.key = KEY  # type: ignore[attr-defined]
+
+
+def test_key_that_contains_earlier_key_is_redacted() -> None:
+    """The current key and earlier keys are redacted, also if one is a part of another."""
+    key = ApiKey("production", Secret("key-1"), None)
+    assert key.replace(Secret("key-1-new"), None)
+    assert key.redact("refused key-1-new, key-1 and key-2") == "refused ***, *** and key-2"
 
 
 @pytest.mark.parametrize(
