@@ -28,6 +28,7 @@ from braze_exporter.scheduler.query_state import QueryState
 
 # The maximum number of queries that a finding names.
 _MAX_NAMED = 3
+_MISSING_ID_HINT = "; it may be archived, or belong to another workspace"
 # Failures that a host other than Braze's REST API causes at every endpoint.
 _FOREIGN_RESPONSE = re.compile(
     "30[12378] |404 |405 |response is not JSON|malformed response: (?:not a JSON object|message is not success)"
@@ -155,13 +156,10 @@ def _unlisted_findings(results: LiveResults) -> Iterator[Finding]:
     for item in results.plan.configured_subjects:
         if item.workspace != results.workspace.spec.name or item.is_listed or item.kind.list_endpoint is None:
             continue
-        what = f'{item.kind.list_endpoint.item_names[0]} "{shorten(item.subject)}" is missing from Braze\'s list'
-        if item.kind.is_identified_by_id:
-            yield Finding(Level.PROBLEM, f"{what}; it may be archived, or belong to another workspace")
-        else:
-            yield Finding(
-                Level.PROBLEM, f"{what}{format_suggestions(map(shorten, item.suggestions))}; names are case-sensitive"
-            )
+        named = f'{item.kind.list_endpoint.item_names[0]} "{shorten(item.subject)}"'
+        suggestions = f"{format_suggestions(map(shorten, item.suggestions))}; names are case-sensitive"
+        hint = _MISSING_ID_HINT if item.kind.is_identified_by_id else suggestions
+        yield Finding(Level.PROBLEM, f"{named} is missing from Braze's list{hint}")
 
 
 def _selection_findings(results: LiveResults) -> Iterator[Finding]:
@@ -189,8 +187,8 @@ def _segment_findings(results: LiveResults) -> Iterator[Finding]:
     for name, braze_id in results.workspace.spec.segments.items():
         row = rows.get(braze_id.lower())
         if row is None:
-            what = f'the id of segment "{shorten(name)}" is missing from Braze\'s list'
-            yield Finding(Level.PROBLEM, f"{what}; it may be archived, or belong to another workspace")
+            text = f'the id of segment "{shorten(name)}" is missing from Braze\'s list{_MISSING_ID_HINT}'
+            yield Finding(Level.PROBLEM, text)
         elif not row.is_tracked:
             what = f'segment "{shorten(name)}" ("{shorten(row.name)}" in Braze) has no series'
             yield Finding(Level.PROBLEM, f"{what}; enable its analytics tracking in Braze")
