@@ -157,17 +157,13 @@ def _limit_panels() -> Iterator[Json]:
         width=8,
         colors={"reserve": "red"},
     )
-    endpoints: dict[str, list[Endpoint]] = {}
-    every: list[Endpoint] = [*KINDS, *LIST_ENDPOINTS]
-    for endpoint in every:
-        endpoints.setdefault(endpoint.pool.name, []).append(endpoint)
+    endpoints: list[Endpoint] = [*KINDS, *LIST_ENDPOINTS]
     legends = {}
-    for pool, of_pool in endpoints.items():
-        paths = "|".join(dict.fromkeys(endpoint.path for endpoint in of_pool))
+    for pool in dict.fromkeys(endpoint.pool for endpoint in endpoints):
+        paths = "|".join(dict.fromkeys(endpoint.path for endpoint in endpoints if endpoint.pool == pool))
         requests = select(metrics.REQUESTS, f'path=~"{paths}"')
-        windows = 3_600 / of_pool[0].pool.window_seconds
-        used = f"{sum_by(f'increase({requests}[1h])', 'workspace')} / {windows:g}"
-        limit = latest(metrics.RATE_LIMIT, f'pool="{pool}"')
+        used = f"{sum_by(f'increase({requests}[1h])', 'workspace')} / {3_600 / pool.window_seconds:g}"
+        limit = latest(metrics.RATE_LIMIT, f'pool="{pool.name}"')
         legends[f"{used} / on (workspace) group_right () {limit}"] = "{{workspace}} {{pool}}"
     yield chart(
         "Rate limit used by this exporter",

@@ -190,15 +190,13 @@ def _timezone_mismatch_rule(scope: Scope) -> Rule:
 
 def _stale_queries(scope: Scope) -> str:
     """Return the PromQL for queries whose values are stale, except those whose pool has reached the reserve."""
-    kinds_by_pool: dict[str, list[SeriesKind]] = {}
-    for kind in scope.kinds:
-        kinds_by_pool.setdefault(kind.pool.name, []).append(kind)
-    stale_by_pool = []
-    for pool, kinds in kinds_by_pool.items():
-        names = LabelRegex("|".join(kind.section for kind in kinds) if len(kinds_by_pool) > 1 else "")
+    pools, stale_by_pool = dict.fromkeys(kind.pool for kind in scope.kinds), []
+    for pool in pools:
+        kinds = "|".join(kind.section for kind in scope.kinds if kind.pool == pool)
+        names = LabelRegex(kinds if len(pools) > 1 else "")
         success = scope.latest(QUERY_LAST_SUCCESS, QUERY_ID_LABELS, kind=names)
         max_age = scope.latest(QUERY_MAX_AGE, QUERY_ID_LABELS, kind=names)
-        reached = _reserve_reached(scope, pool=pool)
+        reached = _reserve_reached(scope, pool=pool.name)
         stale_by_pool.append(f"time() - {success}\n  > {max_age}\n  unless on (workspace) {reached}")
     return "\n  or ".join(stale_by_pool)
 
