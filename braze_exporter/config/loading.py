@@ -116,7 +116,7 @@ class _Loader:
 
     def build(self) -> tuple[Settings | None, tuple[ConfiguredWorkspace, ...]]:
         """Return the settings and the workspaces, as far as they are valid."""
-        data = self._check_mapping(self.document.data, ())
+        data = self._check_mapping(self.document.data, (), "with the key workspaces")
         if data is None:
             return None, ()
         settings = self._validate(Settings, data, (), extra_keys=("workspaces",))
@@ -160,7 +160,7 @@ class _Loader:
         self, section: str, item: object, path: KeyPath, data_of_workspace: Mapping[str, Any]
     ) -> LocatedEntry | None:
         kind, model = KINDS_BY_SECTION[section], SECTIONS[section]
-        data = self._check_mapping(item, path, _entry_example(model, item))
+        data = self._check_mapping(item, path, f"of keys to values, such as {{{_entry_example(model, item)}}}")
         if data is None:
             return None
         spec = self._validate(model, data, path)
@@ -205,13 +205,11 @@ class _Loader:
         if "baseline" in data:
             self._add_problem((*path, "baseline"), f"a baseline compares local hours, which {remedy}")
 
-    def _check_mapping(self, raw: object, path: KeyPath, example: str = "") -> dict[str, Any] | None:
+    def _check_mapping(self, raw: object, path: KeyPath, contents: str = "of keys to values") -> dict[str, Any] | None:
+        """Return `raw` if it is a mapping. `contents` describes it in the message for other values."""
         if isinstance(raw, dict):
             return raw
-        text = (
-            f"of keys to values{f', such as {{{example}}}' if example else ''}" if path else "with the key workspaces"
-        )
-        self._add_problem(path, f"must be a mapping {text}")
+        self._add_problem(path, f"must be a mapping {contents}")
         return None
 
     def _check_list(self, data: Mapping[str, Any], path: KeyPath, contents: str) -> list[Any]:
