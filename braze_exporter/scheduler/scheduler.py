@@ -30,8 +30,8 @@ from braze_exporter.scheduler.rate_limiter import Priority
 from braze_exporter.scheduler.repair import fetch_length
 from braze_exporter.scheduler.worker_pool import Job, WorkerPools
 
-# The number of queries of an endpoint whose history is read at the same time.
-MAX_QUEUED_HISTORY = 500
+# The number of calls for history that a scrape starts at an endpoint, since the state file is written between scrapes.
+MAX_HISTORY_CALLS = 500
 # The failures after which the rate limiter or a circuit breaker delays all calls to the endpoint.
 _SHARED_REASONS = {Reason.RATE_LIMITED, *AUTH_REASONS}
 
@@ -77,6 +77,7 @@ class Scheduler:
         self.query_states: tuple[QueryState, ...] = ()
         # The queries whose history may have missing chunks.
         self._incomplete: dict[QueryState, None] = {}
+        self._history_calls: Counter[EndpointKey] = Counter()  # since the last scrape
         self._endpoints = QueryEndpoints((), self._admission)
         self._worker_pools = WorkerPools()
         self._refresh = Refresh()
@@ -207,26 +208,25 @@ class Scheduler:
     def _history_jobs(self, deny_reasons: Mapping[EndpointKey, Deferred | None]) -> Iterator[tuple[str, Job]]:
         """Yield a job for the history of each query that misses some, if calls to its endpoint are allowed."""
         now = self._clock.monotonic()
-        reading = Counter(endpoint_key(state) for state in self._incomplete if state.history.is_reading)
+        self._history_calls.clear()
         for query_state in list(self._incomplete):
-            key, history = endpoint_key(query_state), query_state.history
-            if history.is_reading or now < history.next_at or deny_reasons[key] is not None:
-                continue
-            if reading[key] < MAX_QUEUED_HISTORY and (job := self._next_history_job(query_state)) is not None:
-                reading[key] += 1
-                yield job
+            history, deny_reason = query_state.history, deny_reasons[endpoint_key(query_state)]
+            if not history.is_reading and now >= history.next_at and deny_reason is None:
+                yield from self._next_history_job(query_state)
 
-    def _next_history_job(self, query_state: QueryState) -> tuple[str, Job] | None:
-        """Return the job for the next chunk of the history of a query, or None if none is due."""
-        history, now = query_state.history, self._clock.monotonic()
-        chunk = history.next_chunk(query_state.query, self._clock.wall(), now)
-        history.is_reading = chunk is not None
-        if chunk is None:
-            if history.next_at <= now:  # it is complete
+    def _next_history_job(self, query_state: QueryState) -> Iterator[tuple[str, Job]]:
+        """Yield the job for the next chunk of the history of a query, unless none is due before the next scrape."""
+        history, key, now = query_state.history, endpoint_key(query_state), self._clock.monotonic()
+        chunk = None
+        if self._history_calls[key] < MAX_HISTORY_CALLS:
+            chunk = history.next_chunk(query_state.query, self._clock.wall(), now)
+            if chunk is None and history.next_at <= now:  # it is complete
                 self._incomplete.pop(query_state, None)
-            return None
-        run = partial(self._run_history, query_state, history, chunk)
-        return self._make_job(query_state, Priority.HISTORY, now, run)
+        history.is_reading = chunk is not None
+        if chunk is not None:
+            self._history_calls[key] += 1
+            run = partial(self._run_history, query_state, history, chunk)
+            yield self._make_job(query_state, Priority.HISTORY, now, run)
 
     def _run_history(
         self, query_state: QueryState, history: History, chunk: Query, admitted: Permit | Deferred
@@ -251,9 +251,7 @@ class Scheduler:
                 self._notify(query_state, lambda: self.on_history(query_state, response))
             elif error is not None and is_reached and error.reason not in _SHARED_REASONS:
                 history.record_failure(chunk, error, self._clock.wall(), self._clock.monotonic())
-            job = self._next_history_job(query_state)
-            if job is not None:
-                self._worker_pools.add([job])
+            self._worker_pools.add(self._next_history_job(query_state))
 
     def _fetch(self, query_state: QueryState, permit: Permit) -> Response:
         """Fetch the buckets of a query that are new or may have changed. Raises `BrazeError` if the fetch fails."""
