@@ -384,6 +384,7 @@ def test_rejected_query_does_not_block_others(tmp_path: Path) -> None:
         backfill.braze.reset()
         backfill.run()
         assert requested_calls(backfill) == []
+        assert "0 calls to make, 38 already completed\n" in backfill.progress_text
         assert is_complete(backfill)
 
 
