@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -18,12 +18,13 @@ from support import HOUR, NOW, AdmissionRig, Clock, ExporterRig, running_exporte
 
 from braze_exporter.braze.calls import RateLimitInfo
 from braze_exporter.braze.errors import BrazeError, Reason
-from braze_exporter.braze.kinds import CUSTOM_EVENTS, SeriesKind
+from braze_exporter.braze.kinds import CAMPAIGNS, CUSTOM_EVENTS, SeriesKind
 from braze_exporter.scheduler.admission import Admission, CircuitOpen, Deferred, Permit
 from braze_exporter.scheduler.circuit_breaker import backoff_seconds
 from braze_exporter.scheduler.key_state import AUTH_RETRY_SECONDS
 from braze_exporter.scheduler.rate_limiter import PoolBudget
 from braze_exporter.simulator.reply import Reply
+from braze_exporter.state.tables import BudgetRow
 from braze_exporter.web.status_response import read_status_response
 
 pytestmark = pytest.mark.no_cover
@@ -390,6 +391,27 @@ def test_late_results_leave_hold_unchanged() -> None:
     failure = admission.status().key_failure
     assert failure is not None
     assert failure.seconds == 0
+
+
+def test_budget_of_new_pool_is_written_before_first_call() -> None:
+    """A pool is in the state file before its first call, so that a process that is killed then adds no calls."""
+    rig = AdmissionRig(Clock(), {})
+    writes: list[dict[str, float]] = []
+
+    class Write(Future[bool]):
+        """A write that is made when its result is waited for."""
+
+        def result(self, timeout: float | None = None) -> bool:
+            """Write all changes."""
+            del timeout
+            rows = [row for row in rig.budgets.take_changes().values() if isinstance(row, BudgetRow)]
+            writes.append({row.pool: row.balance for row in rows})
+            return True
+
+    rig.budgets.start_saving(Write)
+    for budgets in (BUDGETS, BUDGETS, {**BUDGETS, CAMPAIGNS.pool: PoolBudget(0.1, 0.2, 10)}):
+        rig.set_demand(budgets)
+    assert writes == [{}, {"default": 0}, {"default": 0, "campaigns": 0}]
 
 
 def test_changed_key_is_tried_at_once() -> None:
