@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 
 from braze_exporter.commands.exit_codes import FAILURE, SUCCESS
-from braze_exporter.commands.plan import read_plan, refuse_shared_state_file
+from braze_exporter.commands.plan import read_plan
 from braze_exporter.config.document import KeyPath, shorten
 from braze_exporter.config.loading import Config, read_config
 from braze_exporter.config.plurals import pluralize
@@ -26,7 +26,6 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     problem.
     """
     config, plan = read_plan(options, environ)
-    refuse_shared_state_file(config, options.web_config_file, environ)
     _check_state_file(config)
     selectors = f" and {pluralize(len(plan.selectors), 'selector', 'selectors')}" if plan.selectors else ""
     print(f"{options.config_file} is valid: {pluralize(len(plan.queries), 'query', 'queries')}{selectors}")

@@ -1,11 +1,10 @@
-"""Read the plan of a config, and check the paths in it."""
+"""Read the plan of a config without its API keys."""
 
 import argparse
 import sys
 from collections.abc import Mapping
 
 from braze_exporter.config.document import KeyPath, Problem
-from braze_exporter.config.files import is_same_file
 from braze_exporter.config.loading import Config, read_config
 from braze_exporter.config.secrets import describe_key_file, describe_unset_variable, key_file_exists
 from braze_exporter.scheduler.plan import Plan, build_plan
@@ -30,19 +29,3 @@ def find_missing_keys(config: Config, environ: Mapping[str, str]) -> tuple[Probl
         if variable and not environ.get(variable):
             problems.append(((*workspace.path, "api_key_env"), describe_unset_variable(variable)))
     return config.make_error(problems).problems
-
-
-def refuse_shared_state_file(config: Config, web_config_file: str | None, environ: Mapping[str, str]) -> None:
-    """Raise `ConfigError` if `state_file` is also the config, the web configuration file or a CA file.
-
-    An empty or missing file is refused too.
-    """
-    path = config.settings.state_file
-    others = {
-        "the config": config.source,
-        "the web configuration file": web_config_file,
-        **{variable: environ.get(variable) for variable in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")},
-    }
-    for name, other in others.items():
-        if path and other and is_same_file(path, other):
-            raise config.make_error([(("state_file",), f"is the same file as {name}; choose another path")])

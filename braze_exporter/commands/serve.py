@@ -16,7 +16,6 @@ from braze_exporter.braze.clock import Clock
 from braze_exporter.commands import logs
 from braze_exporter.commands.context import open_session
 from braze_exporter.commands.exit_codes import SUCCESS, fail
-from braze_exporter.commands.plan import refuse_shared_state_file
 from braze_exporter.config.loading import Config, read_config
 from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.exporter.reload import Reloader
@@ -43,7 +42,6 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     config = read_config(options.config_file, environ)
     build_plan(config)  # reports problems of the config before the wait for the state file
     access_control = AccessControl(options.web_config_file, Clock().monotonic) if options.web_config_file else None
-    refuse_shared_state_file(config, options.web_config_file, environ)
     path = config.settings.state_file
     try:
         state_file = open_state_file(path, aliases=_read_aliases(config)) if path is not None else None
