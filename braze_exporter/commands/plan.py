@@ -1,12 +1,13 @@
 """Read the plan of a config without its API keys."""
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping
 
 from braze_exporter.config.document import KeyPath, Problem
 from braze_exporter.config.loading import Config, read_config
-from braze_exporter.config.secrets import describe_key_file, describe_unset_variable, key_file_exists
+from braze_exporter.config.secrets import describe_key_file, describe_unset_variable
 from braze_exporter.scheduler.plan import Plan, build_plan
 
 
@@ -24,7 +25,8 @@ def find_missing_keys(config: Config, environ: Mapping[str, str]) -> tuple[Probl
     problems: list[tuple[KeyPath, str]] = []
     for workspace in config.workspaces:
         file, variable = workspace.spec.api_key_file, workspace.spec.api_key_env
-        if file and not key_file_exists(file):
+        # `Path.is_file` raises if the permission for the folder is missing, or if the name is too long.
+        if file and not os.path.isfile(file):  # noqa: PTH113
             problems.append(((*workspace.path, "api_key_file"), describe_key_file("no such file", file)))
         if variable and not environ.get(variable):
             problems.append(((*workspace.path, "api_key_env"), describe_unset_variable(variable)))

@@ -5,7 +5,6 @@ import re
 import threading
 from collections import deque
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NoReturn
 
 from braze_exporter.config.document import MASK, shorten_path
@@ -145,14 +144,6 @@ def describe_unset_variable(name: str) -> str:
     """Return the message for a variable that is not set. It omits a name that may be the key itself."""
     is_shown = _SHOWN_VARIABLE.fullmatch(name) is not None
     return f"environment variable {name} is not set" if is_shown else f"is not set; {MUST_BE_VARIABLE}"
-
-
-def key_file_exists(path: str) -> bool:
-    """Return whether a regular file exists at `path`, and False if that cannot be determined."""
-    try:
-        return Path(path).is_file()
-    except OSError:  # for example, no permission for the folder or a name that is too long
-        return False
 
 
 def _parse_key(text: str, if_empty: str) -> Secret:
