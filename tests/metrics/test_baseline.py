@@ -290,8 +290,8 @@ def test_scrape_does_not_wait_for_history() -> None:
         exporter.braze.clear_faults()
 
 
-def test_failed_history_is_fetched_again() -> None:
-    """A failed history chunk is fetched again after an hour, and the baseline is absent until then."""
+def test_failed_history_is_fetched_again(caplog: pytest.LogCaptureFixture) -> None:
+    """A failed history chunk is logged and fetched again after an hour, and the baseline is absent until then."""
     with running_exporter("{event: purchase, baseline: {weeks: 4}}", shop()) as exporter:
 
         def refuse(exchange: Exchange) -> Reply:
@@ -311,6 +311,7 @@ def test_failed_history_is_fetched_again() -> None:
             exporter.scrape()
         page = exporter.page()
         assert calls("503") == 7
+        assert [record.getMessage() for record in caplog.records].count("History could not be read") == 1
         assert page.values(BASELINE) == []
         exporter.clock.advance(300)
         read_history(exporter, 14, "503")
