@@ -77,11 +77,11 @@ class ApiKey:
             text = text.replace(key, MASK)
         return text
 
-    def replace(self, secret: Secret, file: str | None) -> bool:
-        """Use `secret`, which was read from `file` or the environment; return whether the key has changed."""
+    def replace(self, secret: Secret, file: str | None) -> None:
+        """Use `secret`, which was read from `file` or the environment."""
         with self._lock:
             self._file, self._is_file_usable = file, True
-            return self._change(secret)
+            self._change(secret)
 
     def reread(self) -> bool:
         """Read the key file again, if there is one, and use its key; return whether the key has changed.

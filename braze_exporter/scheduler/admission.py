@@ -102,7 +102,7 @@ class Admission:
         """
         self.api_key = api_key
         self.budget = budget
-        self.key = KeyState(())
+        self.key = KeyState()
         self.is_closed = False
         self.reread_key = reread_key
         self._lock = lock

@@ -109,7 +109,7 @@ class Budgets:
         for hold in records.holds:
             holds.setdefault((hold.url, hold.key_digest), []).append(hold)
         for budget_key, rows in holds.items():
-            key = self._keys[budget_key] = KeyState(())
+            key = self._keys[budget_key] = KeyState()
             key.restore(rows, now, wall)
 
     def open_admissions(self, config: Config) -> Mapping[str, Admission]:
@@ -164,7 +164,7 @@ class Budgets:
             if before is not None and before not in others:
                 self._budgets.pop((url, before), None)
         admission.budget = self._budgets[url, digest]
-        admission.key = self._keys.setdefault((url, digest), KeyState(()))
+        admission.key = self._keys.setdefault((url, digest), KeyState())
 
     def set_demands(self, demands: Mapping[WorkspaceKey, Demand]) -> None:
         """Set what each workspace needs. Workspaces with the same url and key get the sum.

@@ -111,9 +111,9 @@ class KeyState:
     older key changes only the state of that key.
     """
 
-    def __init__(self, endpoints: Collection[Endpoint]) -> None:
-        """Start with a key that has not been used yet."""
-        self.endpoints = endpoints
+    def __init__(self) -> None:
+        """Start with a key that has not been used yet, and without endpoints."""
+        self.endpoints: Collection[Endpoint] = ()
         self.error: BrazeError | None = None
         self._circuits: dict[str, _AuthCircuitBreaker] = {}
         self._probe_in_flight: BreakerCall | None = None

@@ -94,7 +94,7 @@ def test_secret_is_revealed_by_reveal_only() -> None:
 def test_key_that_contains_earlier_key_is_redacted() -> None:
     """The current key and earlier keys are redacted, also if one is a part of another."""
     key = ApiKey("production", Secret("key-1"), None)
-    assert key.replace(Secret("key-1-new"), None)
+    key.replace(Secret("key-1-new"), None)
     assert key.redact("refused key-1-new, key-1 and key-2") == "refused ***, *** and key-2"
 
 
