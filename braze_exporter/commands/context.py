@@ -13,7 +13,6 @@ from braze_exporter.braze import transport
 from braze_exporter.braze.clock import Clock
 from braze_exporter.commands.proxies import find_proxies
 from braze_exporter.config.document import ConfigError, Problem, shorten_path
-from braze_exporter.config.files import read_file
 from braze_exporter.config.loading import Config
 from braze_exporter.config.schema import Workspace
 from braze_exporter.scheduler.admission import Admission
@@ -31,8 +30,6 @@ def open_session(config: Config, environ: Mapping[str, str]) -> requests.Session
     variable = "REQUESTS_CA_BUNDLE" if environ.get("REQUESTS_CA_BUNDLE") else "SSL_CERT_FILE"
     bundle = environ.get(variable) or None
     try:
-        if bundle:
-            read_file(bundle)  # because OpenSSL would wait for a writer of a FIFO
         return transport.open_session(connections, bundle, proxies)
     except ssl.SSLError as error:
         if error.library == "SSL":  # not an error of the file
