@@ -15,7 +15,7 @@ from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator import demo_config
 from braze_exporter.simulator.demo_config import KEY, KEY_VARIABLE, ZONE
-from braze_exporter.simulator.traffic import DEMO, Counts
+from braze_exporter.simulator.traffic import DEMO, Counts, Traffic
 
 
 class Release:
@@ -23,7 +23,7 @@ class Release:
 
     def __init__(self, event: str, at: float) -> None:
         """Rename `event` at `at`, the start of an hour as Unix time."""
-        self._base = DEMO.event_traffic(seed=1, zone=ZONE)
+        self._base = Traffic(1, ZONE, DEMO.events)
         self._app = DEMO.apps["ios"]
         self._event = event
         self._at = at

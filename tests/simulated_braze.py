@@ -11,8 +11,9 @@ from request_log import LoggedBody, RequestLog
 from wsgi_server import status_phrase
 
 from braze_exporter.simulator.demo_config import KEY, ZONE
+from braze_exporter.simulator.inventory import SHOP_INVENTORY
 from braze_exporter.simulator.request import Request
-from braze_exporter.simulator.traffic import DEMO
+from braze_exporter.simulator.traffic import DEMO, Traffic
 
 
 class FaultInjectingBraze(VariableBraze):
@@ -92,9 +93,9 @@ def build_demo_braze_with_faults(
     """Return the simulated Braze of the demo: a shop with all kinds of data."""
     return FaultInjectingBraze(
         key=KEY,
-        traffic=DEMO.event_traffic(seed=1, zone=ZONE),
-        series_counts=DEMO.series_traffic(seed=1, zone=ZONE),
-        inventory=DEMO.inventory,
+        traffic=Traffic(1, ZONE, DEMO.events),
+        series_counts=Traffic(1, ZONE, DEMO.series_shapes),
+        inventory=SHOP_INVENTORY,
         apps=DEMO.apps.values(),
         segments=DEMO.segments.values(),
         clock=clock,

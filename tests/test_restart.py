@@ -88,7 +88,7 @@ def restarts(path: Path, traffic: Counts | None = None) -> Iterator[Restarts]:
     clock = Clock()
     with running_braze(traffic or two_events(), clock) as (braze, server):
         braze.inventory = SHOP_INVENTORY
-        braze.series_counts = DEMO.series_traffic(seed=1, zone=NEW_YORK)
+        braze.series_counts = Traffic(1, NEW_YORK, DEMO.series_shapes)
         yield Restarts(clock, server, braze, path / "state.sqlite")
 
 

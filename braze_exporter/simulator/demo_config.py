@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 from braze_exporter.simulator.application import SimulatedBraze
 from braze_exporter.simulator.inventory import SHOP_INVENTORY, Campaign, Canvas
-from braze_exporter.simulator.traffic import DEMO
+from braze_exporter.simulator.traffic import DEMO, Traffic
 
 # Not a secret: only the simulated Braze accepts this key.
 KEY = "0d1e2f30-demo-demo-demo-5a6b7c8d9eaf"
@@ -17,9 +17,9 @@ def build_demo_braze(clock: Callable[[], float]) -> SimulatedBraze:
     """Return the simulated Braze of the demo: an online shop with data for every endpoint."""
     return SimulatedBraze(
         key=KEY,
-        traffic=DEMO.event_traffic(seed=1, zone=ZONE),
-        series_counts=DEMO.series_traffic(seed=1, zone=ZONE),
-        inventory=DEMO.inventory,
+        traffic=Traffic(1, ZONE, DEMO.events),
+        series_counts=Traffic(1, ZONE, DEMO.series_shapes),
+        inventory=SHOP_INVENTORY,
         apps=DEMO.apps.values(),
         segments=DEMO.segments.values(),
         clock=clock,

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
-from braze_exporter.simulator.inventory import SHOP_INVENTORY, VIP_SEGMENT_ID, Inventory
+from braze_exporter.simulator.inventory import SHOP_INVENTORY, VIP_SEGMENT_ID
 from braze_exporter.simulator.times import HOUR_SECONDS
 
 # Offline SDKs store events and send them later with the original time, so counts of past hours still grow.
@@ -128,7 +128,7 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class DemoWorkspace:
-    """A fictional company: its events, apps and segments (both map names to ids) and inventory.
+    """A fictional company: its events, apps and segments (both map names to ids).
 
     `series_shapes` are the volumes of the other series by the names that `simulator.series` lists.
     """
@@ -137,15 +137,6 @@ class DemoWorkspace:
     series_shapes: Mapping[str, TrafficShape]
     apps: Mapping[str, str]
     segments: Mapping[str, str]
-    inventory: Inventory
-
-    def event_traffic(self, seed: int, zone: ZoneInfo) -> Traffic:
-        """Return the counts of the custom events."""
-        return Traffic(seed, zone, self.events)
-
-    def series_traffic(self, seed: int, zone: ZoneInfo) -> Traffic:
-        """Return the counts of the series other than custom events."""
-        return Traffic(seed, zone, self.series_shapes)
 
 
 _IOS, _ANDROID = "5f3a9c1e-7d42-4b86-9e0f-2c61d8a4b793", "c8e17b50-26f9-4d3a-b1c4-90a7e5d2f618"
@@ -186,5 +177,4 @@ DEMO = DemoWorkspace(
     },
     apps={"ios": _IOS, "android": _ANDROID},
     segments={"vip": VIP_SEGMENT_ID},
-    inventory=SHOP_INVENTORY,
 )

@@ -144,7 +144,7 @@ def make_braze(clock: Clock, *, has_all_kinds: bool) -> FaultInjectingBraze:
 def scrape(clock: Clock, end: float, *, has_all_kinds: bool) -> Iterator[tuple[float, MetricsPage]]:
     """Yield the pages of an exporter of two workspaces from `START` to `end`: hourly, then every `STEP` seconds."""
     production, europe = make_braze(clock, has_all_kinds=has_all_kinds), make_braze(clock, has_all_kinds=False)
-    europe.traffic = DEMO.event_traffic(seed=2, zone=ZONE)
+    europe.traffic = Traffic(2, ZONE, DEMO.events)
     with ExitStack() as stack:
         urls = [stack.enter_context(serve(braze)).url for braze in (production, europe)]
         session = stack.enter_context(contextlib.closing(transport.open_session(10)))

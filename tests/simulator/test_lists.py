@@ -11,7 +11,7 @@ from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
 from wsgi_server import Server
 
-from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory, Segment
+from braze_exporter.simulator.inventory import SHOP_INVENTORY, Campaign, Canvas, Inventory, Segment
 from braze_exporter.simulator.traffic import DEMO
 
 Get = Callable[..., requests.Response]
@@ -214,7 +214,7 @@ def test_faults_apply_to_a_path(braze: FaultInjectingBraze, get: Get) -> None:
 
 def test_demo_inventory_is_plausible() -> None:
     """The demo has difficult items: a duplicate name, archived and untracked items, and a null tag."""
-    inventory = DEMO.inventory
+    inventory = SHOP_INVENTORY
     ids = [
         *(item.id for item in inventory.segments),
         *(item.id for item in inventory.campaigns),

@@ -17,7 +17,7 @@ from braze_exporter.simulator.traffic import DEMO, Traffic, TrafficShape
 HOUR = 3_600
 MONDAY = datetime(2024, 10, 14, tzinfo=UTC)
 NEW_YORK = ZoneInfo("America/New_York")
-TRAFFIC = DEMO.event_traffic(7, NEW_YORK)
+TRAFFIC = Traffic(7, NEW_YORK, DEMO.events)
 IOS, ANDROID, VIP = DEMO.apps["ios"], DEMO.apps["android"], DEMO.segments["vip"]
 
 events = st.sampled_from(sorted(DEMO.events))
@@ -132,7 +132,7 @@ def test_same_seed_gives_same_counts() -> None:
     """Counts depend only on the seed."""
     day = [int(MONDAY.timestamp()) + n * HOUR for n in range(24)]
     first, second, other = (
-        [DEMO.event_traffic(seed, NEW_YORK).count("app_opened", hour, 2e9) for hour in day] for seed in (7, 7, 8)
+        [Traffic(seed, NEW_YORK, DEMO.events).count("app_opened", hour, 2e9) for hour in day] for seed in (7, 7, 8)
     )
     assert first == second
     assert first != other
@@ -202,7 +202,7 @@ def test_recorded_counts_override_base() -> None:
 def test_day_is_sum_of_hours(call: Callable[..., Any], zone: ZoneInfo, day: date, clock: int) -> None:
     """A day counts the sum of the hours that start in it, whether finished or not, and across DST changes."""
     now = datetime(day.year, day.month, day.day, tzinfo=zone).timestamp() + clock
-    braze = FaultInjectingBraze(key="k", traffic=DEMO.event_traffic(3, zone), clock=lambda: now, zone=zone)
+    braze = FaultInjectingBraze(key="k", traffic=Traffic(3, zone, DEMO.events), clock=lambda: now, zone=zone)
     days = call(braze, event="added_to_cart", length=2)["data"]
     sums = {row["time"]: 0 for row in days}
     for row in call(braze, event="added_to_cart", length=60, unit="hour")["data"]:
