@@ -85,13 +85,21 @@ class _List(list[Any]):
 class Document:
     """The plain data (dict, list, str, int, float, bool, None, …) of a YAML text, and the line at which it begins.
 
-    `problems` are those of single values. At their paths the data has None or no value, so that the rest can still be
-    validated. Lines are numbered from 1.
+    `unreadable` are the problems of single values. At their paths the data has None or no value, so that the rest can
+    still be validated. Lines are numbered from 1.
     """
 
     data: Any
     line: int | None = None
-    problems: tuple[Problem, ...] = ()
+    unreadable: tuple[Problem, ...] = ()
+
+    def find_problems(self, invalid: Iterable[tuple[KeyPath, str]]) -> list[Problem]:
+        """Return the problems of the document: unreadable values, and `invalid` ones, given by their paths and texts.
+
+        A value that is unreadable has no other problem.
+        """
+        paths = {problem.path for problem in self.unreadable}
+        return [*self.unreadable, *(self.make_problem(path, text) for path, text in invalid if path not in paths)]
 
     def make_problem(self, path: KeyPath, text: str) -> Problem:
         """Return a `Problem` at `path`, with the line of the nearest enclosing path that the document has."""

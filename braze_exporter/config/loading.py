@@ -26,7 +26,7 @@ from braze_exporter.config.schema import (
 )
 from braze_exporter.config.secrets import Secret
 from braze_exporter.config.suggestions import did_you_mean
-from braze_exporter.config.validation import InvalidError, M, validate
+from braze_exporter.config.validation import M, validate
 from braze_exporter.config.values import ALL
 
 _MISPLACED_KEYS = dict.fromkeys(
@@ -95,10 +95,12 @@ def load_config(
     text: str, source: str, environ: Mapping[str, str] | None = None, *, allow_empty: bool = False
 ) -> Config:
     """Return the `Config` in `text`, as `read_config` does; `source` is its name in messages."""
-    loader = _Loader(parse(text, source), environ, allow_empty=allow_empty)
+    document = parse(text, source)
+    loader = _Loader(document, environ, allow_empty=allow_empty)
     settings, workspaces = loader.build()
-    if settings is None or loader.problems:
-        raise ConfigError(source, loader.problems)
+    problems = document.find_problems(loader.problems)
+    if settings is None or problems:
+        raise ConfigError(source, problems)
     return Config(settings, workspaces, loader.keys, source, text)
 
 
@@ -109,10 +111,9 @@ class _Loader:
         self.document = document
         self.environ = environ
         self.allow_empty = allow_empty
-        self.problems = list(document.problems)
+        self.problems: list[tuple[KeyPath, str]] = []
         self.keys: dict[str, Secret] = {}
         self._state_file: str | None = None
-        self._paths_with_problem = {problem.path for problem in self.problems}
 
     def build(self) -> tuple[Settings | None, tuple[ConfiguredWorkspace, ...]]:
         """Return the settings and the workspaces, as far as they are valid."""
@@ -223,17 +224,10 @@ class _Loader:
     def _validate(
         self, model: type[M], data: dict[str, Any], path: KeyPath, extra_keys: tuple[str, ...] = ()
     ) -> M | None:
-        try:
-            return validate(model, data, path, extra_keys=extra_keys, misplaced=_MISPLACED_KEYS)
-        except InvalidError as error:
-            for at, text in error.problems:
-                self._add_problem(at, text)
-            return None
+        return validate(model, data, path, self.problems, extra_keys=extra_keys, misplaced=_MISPLACED_KEYS)
 
     def _add_problem(self, path: KeyPath, text: str) -> None:
-        """Add a problem, unless the document already has one at `path`."""
-        if path not in self._paths_with_problem:
-            self.problems.append(self.document.make_problem(path, text))
+        self.problems.append((path, text))
 
     def _check_unique_names(self, raw: list[Any]) -> None:
         first: dict[str, int] = {}
@@ -317,7 +311,7 @@ class _Loader:
         A key file that is the state file is not read. During a reload the state file is open, and closing a second
         descriptor of it would release the lock of the process.
         """
-        refused = {problem.path for problem in self.problems}
+        refused = {path for path, _ in self.problems} | {problem.path for problem in self.document.unreadable}
         file, variable = (
             data.get(name) if (*path, name) not in refused else None for name in ("api_key_file", "api_key_env")
         )

@@ -1,8 +1,8 @@
-"""Validate a mapping against its model: return an instance of the model, or raise every problem with its path."""
+"""Validate a mapping against its model: return an instance of the model, or every problem with its path."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from inspect import get_annotations
-from typing import Any, TypeVar, get_args
+from typing import TypeVar, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -14,56 +14,42 @@ from braze_exporter.config.suggestions import did_you_mean
 M = TypeVar("M", bound=Model)
 
 
-class InvalidError(Exception):
-    """Raised if a mapping is invalid. `problems` holds pairs of a path and a text with the problem and the fix."""
-
-    def __init__(self, problems: list[tuple[KeyPath, str]]) -> None:
-        """Store the problems."""
-        super().__init__(problems)
-        self.problems = problems
-
-
 def validate(
     model: type[M],
-    data: Mapping[str, Any],
+    data: object,
     path: KeyPath,
+    problems: list[tuple[KeyPath, str]],
     *,
     extra_keys: tuple[str, ...] = (),
     misplaced: Mapping[str, str] | None = None,
-) -> M:
+) -> M | None:
     """Return the mapping `data` at `path` as an instance of `model`.
 
-    `extra_keys` are further valid keys of the same mapping, whose values are not validated. `misplaced` maps keys that
-    users often set by mistake to the error messages for them.
-
-    Raises `InvalidError` with every problem.
+    If it is invalid, return None, and add the path and the text of each problem to `problems`. A text states the
+    problem and the fix. `extra_keys` are further valid keys of the same mapping, whose values are not validated.
+    `misplaced` maps keys that users often set by mistake to the error messages for them.
     """
+    own = {key: value for key, value in data.items() if key not in extra_keys} if isinstance(data, dict) else data
     try:
-        return model.model_validate({key: value for key, value in data.items() if key not in extra_keys})
+        return model.model_validate(own)
     except ValidationError as error:
-        problems = list(_problems(error, model, path, extra_keys, misplaced or {}))
-    raise InvalidError(problems)
-
-
-def _problems(
-    error: ValidationError, model: type[Model], path: KeyPath, extra_keys: tuple[str, ...], misplaced: Mapping[str, str]
-) -> Iterator[tuple[KeyPath, str]]:
-    for detail in error.errors(include_url=False, include_input=False):
-        at = (*path, *(part for part in detail["loc"] if part != "[key]"))
-        yield at, _message(detail, model, extra_keys, misplaced)
+        for detail in error.errors(include_url=False, include_input=False):
+            at = (*path, *(part for part in detail["loc"] if part != "[key]"))
+            problems.append((at, _message(detail, model, extra_keys, misplaced or {})))
+        return None
 
 
 def _message(
     detail: ErrorDetails, model: type[Model], extra_keys: tuple[str, ...], misplaced: Mapping[str, str]
 ) -> str:
     """Return the exporter's message for an error of pydantic, with the problem and the fix."""
-    key = str(detail["loc"][-1])
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])
     if detail["type"] == "missing":
         return "is required"
     if detail["type"] != "extra_forbidden":  # the only other type: the value is not a mapping
         return f"must be a mapping with the keys {', '.join(_keys_of(model, detail['loc']))}"
+    key = str(detail["loc"][-1])
     if key in misplaced:
         return misplaced[key]
     at = detail["loc"][:-1]

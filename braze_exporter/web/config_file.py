@@ -11,7 +11,7 @@ from pathlib import Path as FilePath
 from braze_exporter.config.document import MASK, ConfigError, KeyPath, echo_value, parse, shorten_path
 from braze_exporter.config.files import read_config_text, read_file
 from braze_exporter.config.secrets import Secret
-from braze_exporter.config.validation import InvalidError, validate
+from braze_exporter.config.validation import validate
 from braze_exporter.web import passwords
 from braze_exporter.web.config_schema import UNSUPPORTED_KEYS, TlsServer, WebFile
 
@@ -64,17 +64,13 @@ def read_web_config(path: str) -> WebConfig:
     document = parse(text, path)
     directory = FilePath(path).parent
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    web_file: WebFile | None = None
-    try:
-        web_file = _validated(document.data)
-        invalid = [*_configure_tls(context, web_file.tls_server_config, directory), *_check_bcrypt(web_file)]
-    except InvalidError as error:
-        invalid = error.problems
-    paths_with_problems = {problem.path for problem in document.problems}
-    problems = [
-        *document.problems,
-        *(document.make_problem(key_path, what) for key_path, what in invalid if key_path not in paths_with_problems),
-    ]
+    invalid: list[tuple[KeyPath, str]] = []
+    # An empty file is valid: neither TLS nor passwords.
+    data = {} if document.data is None else document.data
+    web_file = validate(WebFile, data, (), invalid, misplaced=UNSUPPORTED_KEYS)
+    if web_file is not None:
+        invalid += [*_configure_tls(context, web_file.tls_server_config, directory), *_check_bcrypt(web_file)]
+    problems = document.find_problems(invalid)
     if problems or web_file is None:
         raise ConfigError(path, problems)
     headers = web_file.http_server_config.headers.model_dump(by_alias=True)
@@ -84,14 +80,6 @@ def read_web_config(path: str) -> WebConfig:
         headers={name.lower(): value for name, value in headers.items() if value},
         files=(FilePath(path), *_files(web_file.tls_server_config, directory).values()),
     )
-
-
-def _validated(data: object) -> WebFile:
-    if data is None:  # an empty file: neither TLS nor passwords
-        return WebFile()
-    if not isinstance(data, dict):
-        raise InvalidError([((), f"must be a mapping with the keys {', '.join(WebFile.model_fields)}")])
-    return validate(WebFile, data, (), misplaced=UNSUPPORTED_KEYS)
 
 
 def _check_bcrypt(web_file: WebFile) -> Iterator[tuple[KeyPath, str]]:
