@@ -269,11 +269,12 @@ class RateLimiter:
         self._start_window(now)
         resets_in = self._valid_reset(feedback.resets_in) or DEFAULT_PAUSE_SECONDS
         resets_at, is_window_known = now + resets_in, now < self._resets_at
+        left = feedback.remaining - self._in_flight
         is_sooner = is_window_known and resets_at < self._resets_at - self._reset_tolerance_seconds
-        if is_sooner and (resets_in < self._reset_tolerance_seconds or not self._is_window_estimated):
+        has_more = not self._is_window_estimated and left >= self._remaining
+        if is_sooner and (resets_in < self._reset_tolerance_seconds or has_more):
             return  # a delayed response of the previous window
         self._is_window_estimated = False
-        left = feedback.remaining - self._in_flight
         if is_window_known and abs(resets_at - self._resets_at) <= self._reset_tolerance_seconds:
             # Responses arrive in any order, but the remaining calls only fall within a window.
             left = left if is_other_limit else min(self._remaining, left)

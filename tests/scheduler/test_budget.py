@@ -164,6 +164,22 @@ def test_unreadable_remaining_without_reset_stops_one_minute(remaining: str, res
         assert [request.time - NOW for request in exporter.braze.requests] == [0] + [60] * 24
 
 
+@pytest.mark.parametrize(("remaining", "reset", "wait"), [("-5", "", 60), ("0", None, 60), ("100", "600", 600)])
+def test_low_remaining_stops_calls_in_known_window(remaining: str, reset: str | None, wait: float) -> None:
+    """Few remaining calls stop the pool also if earlier responses gave a later reset."""
+    with running_exporter(EVENTS, silent_traffic(), extra_yaml="refresh_interval: {hour: 1m}\n") as exporter:
+        exporter.scrape()
+        exporter.braze.inject(
+            response_faults.with_headers({"X-RateLimit-Remaining": remaining, "X-RateLimit-Reset": reset})
+        )
+        exporter.clock.advance(60)
+        exporter.scrape()
+        before = len(exporter.braze.requests)
+        assert before <= 24 + 10  # the calls in flight
+        scrape_until(exporter, NOW + 60 + wait + 15)
+        assert [request.time - NOW for request in exporter.braze.requests[before:]] == [60 + wait]
+
+
 @pytest.mark.parametrize("text", ["249000, 249000", " 249000 ", "249000.0"])
 def test_equal_list_members_are_one_number(text: str) -> None:
     """A header that a proxy has repeated counts once."""
