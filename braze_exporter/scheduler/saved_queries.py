@@ -3,8 +3,8 @@
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from braze_exporter.braze.clock import Clock
@@ -55,16 +55,6 @@ class _StoredQuery(NamedTuple):
     baselines: Sequence[bytes]
 
 
-@dataclass(slots=True)
-class _Changes:
-    """What has changed since the last write, by the id of the query: rows, series, and changed periods of baselines."""
-
-    rows: dict[int, Sequence[object]] = field(default_factory=dict)
-    series: dict[int, tuple[tuple[SavedHead, ...], tuple[Series, ...]]] = field(default_factory=dict)
-    baselines: dict[tuple[int, int], BaselineValues] = field(default_factory=dict)
-    removed: set[int] = field(default_factory=set)
-
-
 class SavedQueries:
     """Restores the queries from the state file, and collects what the next write must change. Thread-safe."""
 
@@ -84,7 +74,8 @@ class SavedQueries:
         }
         self._ids: set[int] = {*self._stored, *baselines}  # of the queries that have rows
         self._restored: dict[QueryState, RestoredSeries] = {}
-        self._changes = _Changes()
+        # The functions that make the rows to write, since encoding takes longer than a fetch should hold the lock.
+        self._changes: dict[tuple[str, tuple[object, ...]], Callable[[], Sequence[object] | None]] = {}
         self._heads_hashes: dict[int, int] = {}
 
     def restore(self, query: Query) -> QueryState | None:
@@ -115,13 +106,10 @@ class SavedQueries:
             self._stored.clear()
             removed = self._ids - {saved_key(query)[0] for query in queries}
             self._ids -= removed
+            self._changes = {item: make for item, make in self._changes.items() if item[1][0] not in removed}
             for query_id in removed:
-                self._changes.rows.pop(query_id, None)
-                self._changes.series.pop(query_id, None)
-            self._changes.baselines = {
-                key: values for key, values in self._changes.baselines.items() if key[0] not in removed
-            }
-            self._changes.removed |= removed
+                self._heads_hashes.pop(query_id, None)
+                self._changes |= {(table, (query_id,)): lambda: None for table in _TABLES}
 
     def record_query(
         self, query_state: QueryState, starts: tuple[int | None, int | None], heads: tuple[SavedHead, ...] | None
@@ -132,50 +120,48 @@ class SavedQueries:
         response differs from the previous one, otherwise None.
         """
         times = save_times(query_state, starts, self._clock.wall(), self._clock.monotonic())
-        key, response = saved_key(query_state.query), query_state.response
+        query_id, identity = saved_key(query_state.query)
+        response = query_state.response
         with self._lock:
-            self._ids.add(key[0])
-            self._changes.rows[key[0]] = (*key, *times)
+            self._ids.add(query_id)
+            self._changes["queries", (query_id,)] = lambda: (query_id, identity, *times)
             if response is not None and heads is not None:
-                self._changes.series[key[0]] = (heads, response.series)
+                self._record_series(query_id, heads, response.series)
+
+    def _record_series(self, query_id: int, heads: tuple[SavedHead, ...], series: tuple[Series, ...]) -> None:
+        """Save a response. The heads of its series are written only if they have changed."""
+        listed = {item.head.key for item in series}
+        known = {head.key for head, _ in heads}
+        all_heads = (
+            *((head, None if head.key in listed else newest) for head, newest in heads),
+            *((item.head, None) for item in series if item.head.key not in known),
+        )
+        self._changes["responses", (query_id,)] = lambda: (query_id, encode_buckets(all_heads, series))
+        hash_of_heads = hash(tuple([(head.key, head.labels, newest) for head, newest in all_heads]))
+        if self._heads_hashes.get(query_id) != hash_of_heads:
+            self._heads_hashes[query_id] = hash_of_heads
+            self._changes["query_series", (query_id,)] = lambda: (query_id, encode_heads(all_heads))
 
     def record_baselines(self, query: Query, periods: Mapping[int, BaselineValues]) -> None:
         """Save the values of the baselines of a query in `periods`."""
         query_id, _ = saved_key(query)
         with self._lock:
             self._ids.add(query_id)
-            self._changes.baselines |= {(query_id, period): values for period, values in periods.items()}
+            for period, values in periods.items():
+                self._changes["baselines", (query_id, period)] = partial(_baseline_row, query_id, period, values)
 
     @property
     def has_changes(self) -> bool:
         """Whether queries have changed since `take_changes`. Does not wait for other threads."""
-        return self._changes != _Changes()
+        return bool(self._changes)
 
     def take_changes(self) -> TableChanges:
         """Return the rows of the queries that have changed since the last call."""
         with self._lock:
-            changes, self._changes = self._changes, _Changes()
-        for query_id in changes.removed:
-            self._heads_hashes.pop(query_id, None)
-        rows: TableChanges = {(table, (query_id,)): None for table in _TABLES for query_id in changes.removed}
-        rows |= {("queries", (query_id,)): row for query_id, row in changes.rows.items()}
-        for query_id, (heads, series) in changes.series.items():
-            rows |= self._series_rows(query_id, heads, series)
-        for key, values in changes.baselines.items():
-            rows["baselines", key] = (*key, encode_baselines(values)) if values else None
-        return rows
+            changes, self._changes = self._changes, {}
+        return {item: make() for item, make in changes.items()}
 
-    def _series_rows(self, query_id: int, heads: tuple[SavedHead, ...], series: tuple[Series, ...]) -> TableChanges:
-        """Return the rows for a response. The heads of its series are written only if they have changed."""
-        listed = {item.head.key for item in series}
-        known = {head.key for head, _ in heads}
-        heads = (
-            *((head, None if head.key in listed else newest) for head, newest in heads),
-            *((item.head, None) for item in series if item.head.key not in known),
-        )
-        rows: TableChanges = {("responses", (query_id,)): (query_id, encode_buckets(heads, series))}
-        hash_of_heads = hash(tuple([(head.key, head.labels, newest) for head, newest in heads]))
-        if self._heads_hashes.get(query_id) != hash_of_heads:
-            self._heads_hashes[query_id] = hash_of_heads
-            rows["query_series", (query_id,)] = (query_id, encode_heads(heads))
-        return rows
+
+def _baseline_row(query_id: int, period: int, values: BaselineValues) -> Sequence[object] | None:
+    """Return the row of a period of baselines, or None if it has no values."""
+    return (query_id, period, encode_baselines(values)) if values else None
