@@ -173,6 +173,7 @@ class Admission:
             nonlocal key, key_call
             if key_call.is_probe and self.reread_key():
                 with self._lock:
+                    key.abandon(endpoint, key_call)
                     key = self.key
                     key_call = key.acquire(endpoint)
 
@@ -198,7 +199,8 @@ class Admission:
         start = self.budget.start.decide(now)
         if self.is_closed or Decision.DENY in (key, start):
             return CircuitOpen(endpoint.path), False
-        pool = self.budget.limiters[endpoint.pool.name].decide(now, priority)
+        limiter = self.budget.limiters.get(endpoint.pool.name)
+        pool = limiter.decide(now, priority) if limiter is not None else Decision.WAIT  # a reload is about to add it
         if pool is Decision.DENY:
             return Deferred(endpoint.pool.name), False
         return None, Decision.WAIT in (key, start, pool)

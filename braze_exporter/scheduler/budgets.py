@@ -140,14 +140,20 @@ class Budgets:
         return opened
 
     def _reread_key(self, workspace_key: WorkspaceKey) -> bool:
-        """Read the key file of a workspace again, and return whether the key has changed."""
-        admission = self._admissions[workspace_key]
-        if not admission.api_key.reread():
-            return False
+        """Read the key file of a workspace again, and return whether the key has changed.
+
+        The key files of other workspaces with the same key are read too, since only one workspace probes at a time.
+        """
         with self._lock:
-            self._change_key(workspace_key, admission)
-            self._combine_demands()
-        return True
+            key = self._admissions[workspace_key].key
+            in_use = {name: self._admissions[name] for name in self._demands}
+        changed = [name for name, admission in in_use.items() if admission.key is key and admission.api_key.reread()]
+        with self._lock:
+            for name in changed:
+                self._change_key(name, in_use[name])
+            if changed:
+                self._combine_demands()
+        return workspace_key in changed
 
     def _change_key(self, workspace_key: WorkspaceKey, admission: Admission) -> None:
         """Use the current API key of a workspace. A new key takes over the budget of the previous one."""

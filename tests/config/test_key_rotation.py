@@ -444,6 +444,28 @@ def test_rotated_key_gains_missing_permission(tmp_path: Path) -> None:
         assert set(rotation.keys()) == {NEW_KEY}
 
 
+def test_key_files_of_two_workspaces_are_rotated_one_after_the_other(tmp_path: Path) -> None:
+    """The workspace whose file has the old key for longer is up soon after its file changes too."""
+    with running_exporter("{event: purchase}", silent_traffic()) as exporter:
+        files = [write_file(tmp_path / name, KEY) for name in ("first", "second")]
+        item = workspace_item_yaml(exporter.url, "{event: signup}", name="staging")
+        item = item.replace("api_key_env: BRAZE_API_KEY", f"api_key_file: {files[1]}")
+        exporter.apply_config(
+            "{event: purchase}", extra_yaml=item, **{"api_key_env: BRAZE_API_KEY\n": f"api_key_file: {files[0]}\n"}
+        )
+        scrape_for(exporter, 60)
+        assert exporter.page().values("braze_up") == [1, 1]
+        exporter.braze.key = NEW_KEY
+        scrape_for(exporter, 600)
+        expected = [0, 0]
+        for at, file in enumerate(files):
+            assert exporter.page().values("braze_up") == expected
+            write_file(Path(file), NEW_KEY)
+            scrape_for(exporter, 2 * AUTH_RETRY_SECONDS)
+            expected[at] = 1
+        assert exporter.page().values("braze_up") == expected
+
+
 def test_key_revoked_soon_after_success_is_detected_early() -> None:
     """An endpoint with a recent success is tried early once another endpoint has rejected the key twice."""
     with running_exporter(
