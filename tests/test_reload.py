@@ -39,6 +39,7 @@ from support import (
     running_exporter,
     series_requests,
     wait_until,
+    workspace_item_yaml,
     workspace_yaml,
     write_file,
 )
@@ -599,20 +600,50 @@ def test_session_of_failed_reload_is_closed(monkeypatch: pytest.MonkeyPatch) -> 
             return sessions[-1]
 
         reloader = Reloader(rig.exporter, config, lambda: config, open_session)
-        set_queries, failures = rig.exporter._scheduler.set_queries, [RuntimeError("can't start new thread")]  # noqa: SLF001
+        set_queries = rig.exporter._scheduler.set_queries  # noqa: SLF001
+        # The second reload fails to restore the config too.
+        failures: list[Exception | None] = [RuntimeError("can't start new thread"), None, *[MemoryError()] * 2]
 
         def fail_once(*arguments: Any) -> None:  # noqa: ANN401
-            if failures:
-                raise failures.pop()
+            if failures and (failure := failures.pop(0)) is not None:
+                raise failure
             set_queries(*arguments)
 
         monkeypatch.setattr(rig.exporter._scheduler, "set_queries", fail_once)  # noqa: SLF001
-        with pytest.raises(RuntimeError):
-            reloader.reload().result(10)
-        assert [session.is_closed for session in sessions] == [False, True]
-        assert rig.scrape().value("braze_query_up") == 1
+        for error in (RuntimeError, MemoryError):
+            with pytest.raises(error):
+                reloader.reload().result(10)
+            page = rig.scrape()
+            assert page.value("braze_query_up") == 1
+            assert page.value("braze_exporter_config_last_reload_successful") == 0
+        assert [session.is_closed for session in sessions] == [False, True, True]
         reloader.reload().result(10)
-        assert [session.is_closed for session in sessions] == [True, True, False]
+        assert [session.is_closed for session in sessions] == [True, True, True, False]
+
+
+def test_scrape_during_reload_stops_no_list(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """If the fetches of a scrape end while a reload adds lists, also of a new workspace, these are read afterwards."""
+    with running_exporter("{event: purchase}", shop(), reads_lists=True) as rig:
+        expand = rig.exporter._expand_plan  # noqa: SLF001 - the moment between the new lists and the new plan
+
+        def scrape_and_expand() -> Any:  # noqa: ANN401
+            rig.exporter._list_refresher.refresh()  # noqa: SLF001
+            return expand()
+
+        monkeypatch.setattr(rig.exporter, "_expand_plan", scrape_and_expand)
+        staging = workspace_item_yaml(rig.url, "{regex: '.*'}", name="staging")
+        sections = f"    campaigns: [{{regex: '.*'}}]\n{staging}"
+        rig.apply_config("{regex: '.*'}", extra_yaml=sections)
+        monkeypatch.undo()
+        for _ in range(3):
+            rig.clock.advance(60)
+            rig.scrape()
+            rig.read_lists()
+        read_at = rig.page().values("braze_discovery_list_last_success_timestamp_seconds")
+        assert len(read_at) == 3
+        assert min(read_at) > 0
+        assert len(rig.scrape().values("braze_query_up", workspace="staging", kind="custom_events")) > 0
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 class RecordingSession(requests.Session):

@@ -96,8 +96,10 @@ class Reloader:
         except Exception:
             _log.exception("Internal error while applying the configuration, keeping the previous one")
             session.close()
-            self._exporter.apply_config(self.config, self._plan, self._session)  # the new one may be in use in part
-            self._exporter.record_failed_reload()
+            try:
+                self._exporter.apply_config(self.config, self._plan, self._session)  # the new one may be in use in part
+            finally:
+                self._exporter.record_failed_reload()
             raise
         before, now = ({query.identity for query in result.queries} for result in (replaced, self._exporter.plan))
         self._session.close()

@@ -6,19 +6,21 @@ for that reason any more.
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from braze_exporter.braze.calls import CallEvent
-from braze_exporter.braze.errors import Reason
+from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import SeriesKind
+from braze_exporter.braze.query import Query
 from braze_exporter.scheduler.key_state import KEY_REJECTED_DETAIL
 from braze_exporter.scheduler.plan import Plan, SelectionResult
 from braze_exporter.scheduler.query_state import QueryState
 
-# The number of queries of a workspace that are logged by name for each failure reason. One line covers all others,
-# which the metrics show.
+# The number of queries of a workspace that are logged by name for each failure reason, and for failures of history.
+# Further ones are not, since the metrics show them.
 MAX_LOGGED_QUERIES = 3
 # A difference between the clocks is logged if it exceeds this value plus the duration of the call.
 CLOCK_TOLERANCE_SECONDS = 60.0
@@ -61,6 +63,7 @@ class FetchLog:
         """Start without failing queries."""
         self._outages: dict[_FailureGroup, _Outage] = {}
         self._failing: dict[QueryState, _FailureGroup] = {}
+        self._history_failures: Counter[str] = Counter()
         self._unlisted: set[tuple[str, SeriesKind, str]] = set()
         self._selection_results: dict[tuple[str, SeriesKind], SelectionResult] = {}
         self._lock = threading.Lock()
@@ -93,6 +96,16 @@ class FetchLog:
             self._remove_failure(query_state, is_still_failing=before.reason is error.reason)
         self._failing[query_state] = group
         self._add_failure(group, query_state, error.detail)
+
+    def log_history(self, chunk: Query, error: BrazeError | None) -> None:
+        """Log the first failures of calls for history in a workspace, until one succeeds again."""
+        if error is None:
+            self._history_failures.pop(chunk.workspace, None)
+            return
+        self._history_failures[chunk.workspace] += 1
+        if self._history_failures[chunk.workspace] <= MAX_LOGGED_QUERIES:
+            fields = {**dict(chunk.labels), "unit": chunk.unit, "reason": error.reason, "detail": error.detail}
+            _log.warning("History could not be read", extra={"fields": fields})
 
     def log_lists(self, plan: Plan) -> None:
         """Log subjects of the config that Braze does not list, and the results of selectors, if they have changed."""

@@ -13,10 +13,14 @@ from typing import TypeAlias
 from braze_exporter.braze.buckets import WEEK_SECONDS, bucket_end, bucket_start
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.query import Query
+from braze_exporter.scheduler.circuit_breaker import backoff_seconds
 from braze_exporter.scheduler.repair import MARGIN_BUCKETS, first_start, halve_length
 
 # Seconds until a chunk of history whose call failed is requested again.
 HISTORY_RETRY_SECONDS = 3_600.0
+# Seconds until the next chunk after a failed call. They double with each consecutive failure, up to
+# `HISTORY_RETRY_SECONDS`.
+_FIRST_WAIT_SECONDS = 60.0
 
 HistoryRange: TypeAlias = tuple[float, float]
 
@@ -37,6 +41,8 @@ class History:
     _max_length: float = math.inf
     # The chunks whose calls failed, with the time of the next attempt.
     _failed: dict[HistoryRange, float] = field(default_factory=dict)
+    _failures: int = 0  # the number of consecutive failures
+    _retry_at: float = -math.inf
     _has_gap: bool = False
 
     def next_chunk(self, query: Query, now: float, monotonic: float) -> Query | None:
@@ -44,6 +50,9 @@ class History:
 
         `now` is in seconds since the epoch, `monotonic` in seconds of the monotonic clock.
         """
+        if monotonic < self._retry_at:
+            self.next_at = self._retry_at
+            return None
         self._failed = {chunk: retry_at for chunk, retry_at in self._failed.items() if retry_at > monotonic}
         gaps = missing_ranges(query, (*self.complete, *self._failed), now)
         if not gaps:
@@ -70,24 +79,25 @@ class History:
         If not all its buckets had settled, the clocks differ, and the chunk is requested again later.
         """
         self.record_response(chunk, chunk.length, chunk.ending_at, sent_at)
+        self._failures = 0
         if chunk.ending_at is not None and sent_at - chunk.settle_seconds - chunk.unit.seconds < chunk.ending_at:
             self._failed[chunk_range(chunk)] = monotonic + HISTORY_RETRY_SECONDS
 
     def record_failure(self, chunk: Query, error: BrazeError, now: float, monotonic: float) -> None:
         """Register that the call for `chunk` failed with `error`.
 
-        After an oversized response, shorter chunks are requested. If it had only one bucket, this is given up. Other
-        chunks are requested again after `HISTORY_RETRY_SECONDS`. The first of several failures is logged.
+        After an oversized response, shorter chunks are requested. A chunk of one bucket is given up, which is logged.
+        After any other failure, the chunk is requested again after `HISTORY_RETRY_SECONDS`, and other chunks wait too.
         """
-        fields = {**dict(chunk.labels), "unit": chunk.unit, "reason": error.reason, "detail": error.detail}
         if error.reason is not Reason.TOO_LARGE:
-            if not self._failed:
-                _log.warning("History could not be read", extra={"fields": fields})
+            self._failures += 1
+            self._retry_at = monotonic + backoff_seconds(_FIRST_WAIT_SECONDS, self._failures, HISTORY_RETRY_SECONDS)
             self._failed[chunk_range(chunk)] = monotonic + HISTORY_RETRY_SECONDS
         elif chunk.length > 1:
             self._max_length = halve_length(chunk.length)
         else:
             if not self._has_gap:
+                fields = {**dict(chunk.labels), "unit": chunk.unit, "reason": error.reason, "detail": error.detail}
                 _log.warning("History response too large, baseline is incomplete", extra={"fields": fields})
             self._has_gap = True
             self._complete(chunk, chunk_range(chunk), now)

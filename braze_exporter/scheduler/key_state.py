@@ -3,7 +3,7 @@
 Not thread-safe. Nothing here waits or reads a clock.
 """
 
-import json
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -12,7 +12,7 @@ from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.lists import ListEndpoint
 from braze_exporter.braze.pools import Endpoint
 from braze_exporter.scheduler.circuit_breaker import BreakerCall, CircuitBreaker, Decision
-from braze_exporter.state.tables import HoldRow
+from braze_exporter.state.tables import HoldRow, restore_error, save_error
 
 # Seconds without calls to an endpoint after a 401 or 403. If all endpoints in use have rejected the key, the whole
 # workspace makes no calls for this time.
@@ -34,6 +34,8 @@ KEY_REJECTED_DETAIL = (
     "401 Unauthorized: API key rejected "
     "(check that it is a REST API key of this workspace, and that url is its REST endpoint)"
 )
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +100,8 @@ class _AuthCircuitBreaker(CircuitBreaker):
     def restore(self, row: HoldRow, now: float, wall: float) -> None:
         """Continue with the state in `row`. `now` and `wall` are the current time by both clocks."""
         self.verdict, self.verdict_at, self.rejected_since = _Verdict(row.verdict), now, now
-        if row.error is not None:
-            self.error = BrazeError(*json.loads(row.error))
+        self.error = restore_error(row.error)
+        if self.error is not None:
             self.open(now + min((row.held_until or wall) - wall, AUTH_RETRY_SECONDS))
 
 
@@ -121,8 +123,14 @@ class KeyState:
     def restore(self, rows: Iterable[HoldRow], now: float, wall: float) -> None:
         """Continue with the state in `rows`. `now` and `wall` are the current time by both clocks."""
         for row in rows:
-            circuit = self._circuits[row.path] = _AuthCircuitBreaker()
-            circuit.restore(row, now, wall)
+            circuit = _AuthCircuitBreaker()
+            try:
+                circuit.restore(row, now, wall)
+            except (ValueError, TypeError) as error:
+                fields = {"path": row.path, "reason": str(error)}
+                _log.warning("Saved hold could not be read", extra={"fields": fields})
+                continue
+            self._circuits[row.path] = circuit
 
     def to_rows(self, url: str, key_digest: str, now: float, wall: float) -> list[HoldRow]:
         """Return the state as rows of the state file."""
@@ -133,7 +141,7 @@ class KeyState:
                 path,
                 circuit.verdict.value,
                 None if circuit.error is None else wall + circuit.open_until - now,
-                None if circuit.error is None else json.dumps([circuit.error.reason, circuit.error.detail]),
+                save_error(circuit.error),
             )
             for path, circuit in self._circuits.items()
             if circuit.verdict is not _Verdict.UNKNOWN
@@ -191,8 +199,7 @@ class KeyState:
 
     def record(self, endpoint: Endpoint, error: BrazeError | None, call: BreakerCall, now: float) -> None:
         """Register the end of a call."""
-        if self._probe_in_flight is call:
-            self._probe_in_flight = None
+        self._end_probe(call)
         circuit = self.circuit(endpoint)
         circuit.record(error, call, now)
         if self.error is not None and circuit.verdict is _Verdict.ACCEPTED:
@@ -205,6 +212,15 @@ class KeyState:
             outdated_at = min(circuit.rejected_since, now - AUTH_RETRY_SECONDS)
             for other in map(self.circuit, self.endpoints):
                 other.is_probe_wanted = other.verdict is _Verdict.ACCEPTED and other.verdict_at <= outdated_at
+
+    def abandon(self, endpoint: Endpoint, call: BreakerCall) -> None:
+        """Register that an acquired call is made with another key instead."""
+        self._end_probe(call)
+        self.circuit(endpoint).release(call, succeeded=False)
+
+    def _end_probe(self, call: BreakerCall) -> None:
+        if self._probe_in_flight is call:
+            self._probe_in_flight = None
 
     def _update_error(self) -> None:
         verdicts = {self.circuit(endpoint).verdict for endpoint in self.endpoints}

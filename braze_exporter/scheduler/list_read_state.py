@@ -18,9 +18,9 @@ from braze_exporter.scheduler.circuit_breaker import backoff_seconds
 from braze_exporter.scheduler.clients import WorkspaceClient
 from braze_exporter.scheduler.key_state import AUTH_REASONS, AUTH_RETRY_SECONDS, KeyState
 from braze_exporter.scheduler.list_reader import ListPager
-from braze_exporter.scheduler.query_rows import DECODE_ERRORS, restore_error, save_error
+from braze_exporter.scheduler.query_rows import DECODE_ERRORS
 from braze_exporter.scheduler.selectors import ListSnapshot
-from braze_exporter.state.tables import TableChanges
+from braze_exporter.state.tables import TableChanges, restore_error, save_error
 
 # The interval between reads of a list, in seconds.
 LIST_INTERVAL_SECONDS = 3_600.0

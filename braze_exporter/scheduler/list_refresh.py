@@ -31,16 +31,17 @@ class ListRefresher:
         *,
         clock: Clock,
         jitter: Callable[[], float],
-        submit: Callable[[str, Job], None],
+        submit: Callable[[str, Job], bool],
         on_end: Callable[[], None],
         on_deferred: Callable[[str, ListEndpoint], None] = lambda _workspace, _list_endpoint: None,
         state_file: StateFile | None = None,
     ) -> None:
         """Start without lists.
 
-        `jitter` returns a factor for the wait after failures. `submit` queues a job of a workspace. `on_end` is called
-        after each read that succeeded or failed. `on_deferred` is called with the workspace and the list when a due
-        list is deferred because of rate limiting. The lists in `state_file` are restored when they are set.
+        `jitter` returns a factor for the wait after failures. `submit` queues a job of a workspace, and returns whether
+        it did. `on_end` is called after each read that succeeded or failed. `on_deferred` is called with the workspace
+        and the list when a due list is deferred because of rate limiting. The lists in `state_file` are restored when
+        they are set.
         """
         self._clock = clock
         self._jitter = jitter
@@ -139,7 +140,7 @@ class ListRefresher:
 
     def refresh(self) -> None:
         """Queue the next page of each list that is due, and a check of the key for lists that have been rejected."""
-        jobs: list[tuple[str, Job]] = []
+        jobs: list[tuple[ListReadState, Job]] = []
         with self._lock:
             now = self._clock.monotonic()
             for read_state in self._lists.values():
@@ -147,9 +148,18 @@ class ListRefresher:
                     continue
                 job = self._page_job(read_state, now) if read_state.is_due(now) else self._key_job(read_state, now)
                 read_state.in_flight = True
-                jobs.append((read_state.workspace_key.workspace, job))
-        for workspace, job in jobs:
-            self._submit(workspace, job)
+                jobs.append((read_state, job))
+        for read_state, job in jobs:
+            self._queue(read_state, job)
+
+    def _queue(self, read_state: ListReadState, job: Job) -> None:
+        """Queue a job. If a reload is adding or has removed the workspace, the list is free for a later one."""
+        if not self._submit(read_state.workspace_key.workspace, job):
+            self._free(read_state)
+
+    def _free(self, read_state: ListReadState) -> None:
+        with self._lock:
+            read_state.in_flight = False
 
     def _key_job(self, read_state: ListReadState, now: float) -> Job:
         """Return a job without a call that reads the key again. If the key has changed, the list is due."""
@@ -159,7 +169,7 @@ class ListRefresher:
             try:
                 read_state.client.admission.reread_key()
             finally:
-                read_state.in_flight = False
+                self._free(read_state)
 
         return Job(read_state.list_endpoint.path, Priority.LIST, now, lambda: Deferred("no call"), run)
 
@@ -184,9 +194,9 @@ class ListRefresher:
                 has_ended = self._read_page(read_state, pager, admitted)
             finally:
                 if has_ended:
-                    read_state.in_flight = False
+                    self._free(read_state)
             if not has_ended:
-                self._submit(read_state.workspace_key.workspace, job)
+                self._queue(read_state, job)
 
         job = Job(list_endpoint.path, Priority.LIST, read_state.next_at, admit, run)
         return job

@@ -13,13 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from braze_exporter.braze.calls import Response
-from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.metric_group import MetricGroup
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import ABSENT, Series, SeriesHead, bucket_starts
 from braze_exporter.scheduler.history import History
 from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.repair import RequestPlanner
+from braze_exporter.state.tables import restore_error, save_error
 
 # What decoding raises if a row is damaged.
 DECODE_ERRORS = (ValueError, TypeError, LookupError, OverflowError, struct.error, zlib.error)
@@ -99,19 +99,6 @@ def restore_query_state(
         history=History(complete),
         repair=RequestPlanner.from_json(json.loads(saved.repair)),
     )
-
-
-def save_error(error: BrazeError | None) -> str | None:
-    """Return an error as JSON."""
-    return json.dumps([error.reason, error.detail, error.is_transient]) if error is not None else None
-
-
-def restore_error(text: str | None) -> BrazeError | None:
-    """Return the error that `save_error` saved."""
-    if text is None:
-        return None
-    reason, detail, is_transient = json.loads(text)
-    return BrazeError(Reason(reason), str(detail), is_transient=bool(is_transient))
 
 
 # A series, and the start of the newest bucket that any response had, or None if the last one has it.

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 
 from braze_exporter.braze.calls import Response
+from braze_exporter.braze.client import Client
 from braze_exporter.braze.clock import Clock
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import SeriesKind
@@ -184,10 +185,10 @@ class Scheduler:
             for query_state in self.query_states:
                 self._release(query_state)
 
-    def add_job(self, workspace: str, job: Job) -> None:
-        """Queue a job that is not for a query. It is dropped if the workspace has been removed."""
+    def add_job(self, workspace: str, job: Job) -> bool:
+        """Queue a job that is not for a query, and return whether the workspace has threads that may run it."""
         with self._lock:
-            self._worker_pools.add([(workspace, job)])
+            return self._worker_pools.add([(workspace, job)])
 
     def _admission(self, query: Query) -> Admission:
         return self._clients[query.workspace].admission
@@ -238,9 +239,7 @@ class Scheduler:
         if isinstance(admitted, Deferred):
             history.is_reading = False
             return
-        response, error = self._try_fetch(
-            chunk, lambda: self._clients[chunk.workspace].client.fetch(chunk, chunk.length, admitted.end)
-        )
+        response, error = self._try_fetch(chunk, lambda client: client.fetch(chunk, chunk.length, admitted.end))
         with self._locking():
             self._update_circuits()
             if query_state.is_removed or query_state.history is not history:  # by a reload
@@ -249,14 +248,15 @@ class Scheduler:
             if response is not None:
                 history.record_chunk(chunk, response.sent_at, self._clock.monotonic())
                 self._notify(query_state, lambda: self.on_history(query_state, response))
+                self.fetch_log.log_history(chunk, None)
             elif error is not None and is_reached and error.reason not in _SHARED_REASONS:
+                self.fetch_log.log_history(chunk, error)
                 history.record_failure(chunk, error, self._clock.wall(), self._clock.monotonic())
             self._worker_pools.add(self._next_history_job(query_state))
 
-    def _fetch(self, query_state: QueryState, permit: Permit) -> Response:
+    def _fetch(self, query_state: QueryState, client: Client, permit: Permit) -> Response:
         """Fetch the buckets of a query that are new or may have changed. Raises `BrazeError` if the fetch fails."""
-        query, client = query_state.query, self._clients[query_state.query.workspace].client
-        completed_at, now = query_state.repair.completed_at, self._clock.wall()
+        query, completed_at, now = query_state.query, query_state.repair.completed_at, self._clock.wall()
         since = completed_at if completed_at is not None else self._last_requested(query)
         if since is None and query.baseline_weeks:
             since = query_state.added_at  # the history covers the time before
@@ -264,10 +264,15 @@ class Scheduler:
         query = replace(query, ending_at=request.ending_at)
         return client.fetch(query, request.length, permit.end, query_state.response)
 
-    def _try_fetch(self, query: Query, fetch: Callable[[], Response]) -> tuple[Response | None, BrazeError | None]:
-        """Return the result of `fetch`, or why it failed."""
+    def _try_fetch(
+        self, query: Query, fetch: Callable[[Client], Response]
+    ) -> tuple[Response | None, BrazeError | None]:
+        """Return the result of `fetch`, or why it failed, or neither if a reload has just removed the workspace."""
+        workspace = self._clients.get(query.workspace)
+        if workspace is None:
+            return None, None
         try:
-            return fetch(), None
+            return fetch(workspace.client), None
         except BrazeError as failure:
             return None, failure.without_traceback()
         except Exception:  # noqa: BLE001 - an unexpected error fails this query only, not the others
@@ -282,7 +287,7 @@ class Scheduler:
                     self._set_deferred(query_state, admitted)
                 self._release(query_state)
             return
-        response, error = self._try_fetch(query_state.query, lambda: self._fetch(query_state, admitted))
+        response, error = self._try_fetch(query_state.query, lambda client: self._fetch(query_state, client, admitted))
         with self._locking():
             if not query_state.is_removed:
                 self._set_deferred(query_state, None)

@@ -92,7 +92,7 @@ class WorkerPool:
         with self._changed:
             while not self._is_closed:
                 for path in self._eligible_paths():
-                    admitted = self._queues[path][0][-1].admit()
+                    admitted = _admit(self._queues[path][0][-1])
                     if admitted is not None:
                         *_, job = heapq.heappop(self._queues[path])
                         self._running[path] = self._running.get(path, 0) + 1
@@ -108,6 +108,15 @@ class WorkerPool:
                 path: first for path, first in queued.items() if self._running.get(path, 0) < self._max_per_endpoint
             }
         yield from sorted(queued, key=queued.__getitem__)
+
+
+def _admit(job: Job) -> Permit | Deferred | None:
+    """Return the result of `admit`, or a `Deferred` if that fails, since the thread must survive for the other jobs."""
+    try:
+        return job.admit()
+    except Exception:  # noqa: BLE001
+        _log.exception("Internal error before a call", extra={"fields": {"path": job.path}})
+        return Deferred("internal error")
 
 
 class WorkerPools:
@@ -141,13 +150,14 @@ class WorkerPools:
                 opened[name].add(jobs)
         self._concurrency, self._pools = concurrency, kept | opened
 
-    def add(self, jobs: Iterable[tuple[str, Job]]) -> None:
-        """Queue jobs for the workspaces with these names. Those of removed workspaces are dropped."""
+    def add(self, jobs: Iterable[tuple[str, Job]]) -> bool:
+        """Queue jobs for the workspaces with these names, and return whether all have pools. Other jobs are dropped."""
         by_workspace: dict[str, list[Job]] = {}
         for workspace, job in jobs:
             by_workspace.setdefault(workspace, []).append(job)
         for workspace in by_workspace.keys() & self._pools.keys():
             self._pools[workspace].add(by_workspace[workspace])
+        return by_workspace.keys() <= self._pools.keys()
 
     def close(self) -> None:
         """Drop all queued jobs. Each thread ends after its current job."""

@@ -2,11 +2,14 @@
 
 import contextlib
 import functools
+import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
+
+from braze_exporter.braze.errors import BrazeError, Reason
 
 # The number of values per statement. Larger statements are faster, since the thread waits for the GIL after each one.
 # Older SQLite versions accept at most 999 values.
@@ -124,7 +127,7 @@ TABLES = (
         path TEXT,                   -- path of the endpoint
         verdict TEXT NOT NULL,       -- 'accepted' or 'refused'; without a row it is unknown
         held_until REAL,             -- when the next call probes the endpoint; null if it is not held
-        error TEXT,                  -- JSON object: the 401 or 403 that holds the endpoint; null if it is not held
+        error TEXT,                  -- JSON list: the 401 or 403 that holds the endpoint; null if it is not held
         PRIMARY KEY (url, key_digest, path)
     ) WITHOUT ROWID
     """,
@@ -269,3 +272,16 @@ def merge_changes(earlier: TableChanges, later: TableChanges) -> TableChanges:
         if not any((table, key[:length]) in deleted for length in range(len(key)))
     }
     return {**kept, **later}
+
+
+def save_error(error: BrazeError | None) -> str | None:
+    """Return an error as JSON, or None if there is none."""
+    return json.dumps([error.reason, error.detail, error.is_transient]) if error is not None else None
+
+
+def restore_error(text: str | None) -> BrazeError | None:
+    """Return the error that `save_error` saved. Raises `ValueError` or `TypeError` if the text is damaged."""
+    if text is None:
+        return None
+    reason, detail, is_transient = json.loads(text)
+    return BrazeError(Reason(reason), str(detail), is_transient=bool(is_transient))

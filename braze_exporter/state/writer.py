@@ -87,10 +87,10 @@ class StateWriter:
         self._changes = changes
         self._on_failure = on_failure
         self._monotonic = monotonic
+        self._requests: queue.SimpleQueue[Future[bool] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # of the next five attributes
         self.is_stalled = False
         self._logged_reason = ""
-        self._requests: queue.SimpleQueue[Future[bool] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # of the next three attributes
         self._is_closed = False
         self._started_at: float | None = None  # of the current write
         self._slow_count = 0  # how often the current write has counted as failed
@@ -149,11 +149,11 @@ class StateWriter:
         self._count_slow_write()
         with self._lock:
             self._started_at = None
-        if error is not None:
-            self._record_failure(str(error))
-        elif self.is_stalled:
-            self.is_stalled = False
-            _log.info("State file written again")
+            if error is not None:
+                self._record_failure(str(error))
+            elif self.is_stalled:
+                self.is_stalled = False
+                _log.info("State file written again")
         return error is None
 
     def _count_slow_write(self) -> None:
@@ -161,11 +161,12 @@ class StateWriter:
         with self._lock:
             seconds = self._monotonic() - self._started_at if self._started_at is not None else 0.0
             count = int((seconds - SLOW_WRITE_SECONDS) // SLOW_WRITE_REPEAT_SECONDS) + 1
-            added, self._slow_count = max(0, count - self._slow_count), max(count, self._slow_count)
-        for _ in range(added):
-            self._record_failure(f"the disk has not responded for {SLOW_WRITE_SECONDS:g}s")
+            for _ in range(self._slow_count, count):
+                self._record_failure(f"the disk has not responded for {SLOW_WRITE_SECONDS:g}s")
+            self._slow_count = max(count, self._slow_count)
 
     def _record_failure(self, reason: str) -> None:
+        """Count a failure, and log its reason if it is another than before. The caller holds the lock."""
         self._on_failure()
         if not self.is_stalled or reason != self._logged_reason:
             self.is_stalled, self._logged_reason = True, reason

@@ -291,38 +291,26 @@ def test_scrape_does_not_wait_for_history() -> None:
 
 
 def test_failed_history_is_fetched_again(caplog: pytest.LogCaptureFixture) -> None:
-    """A failed history chunk is logged and fetched again after an hour, and the baseline is absent until then."""
+    """After each failed call the next one waits twice as long. A failed chunk is fetched again after an hour."""
     with running_exporter("{event: purchase, baseline: {weeks: 4}}", shop()) as exporter:
 
         def refuse(exchange: Exchange) -> Reply:
             return response_faults.status(503)(exchange) if "ending_at" in exchange.request.params else exchange.reply
 
-        def calls(code: str) -> float:
-            return exporter.page().value("braze_api_requests_total", code=code) or 0
-
         exporter.braze.inject(refuse)
-        exporter.scrape()
-        exporter.clock.advance(60)
-        exporter.scrape()
-        wait_until(lambda: calls("503") == 1, "the first chunk got a 503")
-        read_history(exporter, 7, "503")
-        for _ in range(11):
-            exporter.clock.advance(300)
+        started_at = exporter.clock.now
+        for _ in range(66):
             exporter.scrape()
-        page = exporter.page()
-        assert calls("503") == 7
-        assert [record.getMessage() for record in caplog.records].count("History could not be read") == 1
-        assert page.values(BASELINE) == []
-        exporter.clock.advance(300)
-        read_history(exporter, 14, "503")
-        assert calls("503") == 14
-        exporter.braze.clear_faults()
-        exporter.clock.advance(3_600)
-        exporter.scrape()
-        wait_until(lambda: calls("200") == 14 + 1, "the first chunk succeeded")
+            exporter.wait_for_history()
+            exporter.clock.advance(60)
+        requests = [request for request in exporter.braze.requests if "ending_at" in request.params]
+        assert [request.time - started_at for request in requests] == [60 * 2**number for number in range(7)]
+        assert len({request.params["ending_at"] for request in requests[:6]}) == 6
+        assert [record.getMessage() for record in caplog.records].count("History could not be read") == 3
         assert exporter.page().values(BASELINE) == []
-        read_history(exporter, 14 + 7)
-        assert exporter.page().value(BASELINE) is not None
+        exporter.braze.clear_faults()
+        page = complete_history(exporter)
+        assert page.value(BASELINE) == expected_baseline(shop(), page)
 
 
 def test_history_is_deferred_while_queries_are_deferred() -> None:

@@ -1,6 +1,7 @@
 """Test that restarts, reloads, names and key changes add no calls to the budget of an API key."""
 
 import contextlib
+import logging
 import shutil
 import signal
 import sqlite3
@@ -31,6 +32,7 @@ from support import (
 from braze_exporter.braze import transport
 from braze_exporter.config.loading import load_config
 from braze_exporter.exporter.exporter import Exporter
+from braze_exporter.scheduler.key_state import AUTH_RETRY_SECONDS
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.state import writer
 from braze_exporter.state.state_file import open_state_file
@@ -279,6 +281,40 @@ def test_hold_survives_restart(rig: RestartRig, status: int) -> None:
     with rig.start() as exporter:
         rig.load(exporter)
         assert rig.scrape(exporter).values(UP).count(1) > 50
+
+
+def test_restart_does_not_log_recovery_of_held_query(rig: RestartRig, caplog: pytest.LogCaptureFixture) -> None:
+    """A query that a restart finds held, and whose next probe fails too, has not succeeded in between."""
+    rig.braze.inject(response_faults.status(403))
+    for _ in range(2):
+        caplog.clear()
+        caplog.set_level(logging.INFO)
+        with rig.start() as exporter:
+            rig.load(exporter, events="{event: purchase}")
+            rig.scrape(exporter)
+            rig.clock.advance(AUTH_RETRY_SECONDS)
+            rig.scrape(exporter)
+    assert "Query failed" in caplog.messages
+    assert "Queries succeed again" not in caplog.messages
+
+
+@pytest.mark.parametrize(
+    "row", [("maybe", None, None), ("refused", 0.0, "{"), ("refused", 0.0, "[1]"), ("refused", 0.0, '["x", "y", 0]')]
+)
+def test_damaged_hold_is_ignored(
+    rig: RestartRig, caplog: pytest.LogCaptureFixture, row: tuple[str, float | None, str | None]
+) -> None:
+    """A hold that cannot be read is logged, and the other content of the state file is used."""
+    with rig.start() as exporter:
+        rig.load(exporter)
+        rig.scrape(exporter)
+    with contextlib.closing(sqlite3.connect(rig.path)) as connection, connection:
+        connection.execute("UPDATE holds SET verdict = ?, held_until = ?, error = ?", row)
+    with rig.start() as exporter:
+        rig.load(exporter)
+        assert rig.scrape(exporter).values(UP) == [1] * 60
+    assert "Saved hold could not be read" in caplog.messages
+    assert rig.calls == 60
 
 
 @pytest.mark.parametrize("is_restarted", [False, True])
