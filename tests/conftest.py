@@ -8,7 +8,7 @@ import contextlib
 import fcntl
 import os
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -41,6 +41,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if is_alone(item):
             item.add_marker("no_cover")
+
+
+@pytest.fixture(autouse=True)
+def log_without_exceptions(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fail if the test has logged an exception, for which the exporter has no other message.
+
+    A test that causes an exception on purpose checks its message and clears the log.
+    """
+    yield
+    logged = [record for record in caplog.get_records("call") if record.exc_info]
+    assert not logged, f"{logged[0].getMessage()}: {logged[0].exc_text or logged[0].exc_info}"
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

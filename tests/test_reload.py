@@ -589,7 +589,7 @@ def test_reload_that_cannot_be_applied_keeps_previous_config(reloadable: Reloada
     assert program.scrape().value("braze_exporter_config_last_reload_successful") == 1
 
 
-def test_session_of_failed_reload_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_session_of_failed_reload_is_closed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """If applying a config fails, its session is closed, and the previous one is not."""
     with running_exporter("{event: purchase}", shop()) as rig:
         config = load_config(workspace_yaml(rig.url, "{event: purchase}"), "config.yaml", {"BRAZE_API_KEY": KEY})
@@ -619,6 +619,7 @@ def test_session_of_failed_reload_is_closed(monkeypatch: pytest.MonkeyPatch) -> 
         assert [session.is_closed for session in sessions] == [False, True, True]
         reloader.reload().result(10)
         assert [session.is_closed for session in sessions] == [True, True, True, False]
+    caplog.clear()
 
 
 def test_scrape_during_reload_stops_no_list(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

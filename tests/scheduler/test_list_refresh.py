@@ -761,6 +761,7 @@ def test_internal_error_is_logged_and_retried(
             patched.setattr("braze_exporter.exporter.exporter.expand_selectors", lambda *_: 1 / 0)
             read_lists(exporter)
             wait_until(lambda: "Internal error in a worker thread" in caplog.text, "the error is logged")
+        caplog.clear()
         exporter.braze.traffic = shop("a", "b")
         exporter.clock.advance(LIST_INTERVAL_SECONDS)
         read_lists(exporter)

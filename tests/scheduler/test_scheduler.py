@@ -371,7 +371,7 @@ def test_endpoint_uses_half_the_connections_while_others_wait() -> None:
     assert len(gate.order) == 12
 
 
-def test_internal_error_fails_one_query() -> None:
+def test_internal_error_fails_one_query(caplog: pytest.LogCaptureFixture) -> None:
     """An unexpected exception fails its query, releases its permit and is logged; others are still fetched."""
     clock, admission = Clock(), StubAdmission([CUSTOM_EVENTS])
 
@@ -400,6 +400,7 @@ def test_internal_error_fails_one_query() -> None:
     assert good.error is None
     assert len(seen) == 4
     wait_until(lambda: len(admission.ended) == 4, "each permit has ended")
+    caplog.clear()
 
 
 def test_late_deferred_call_leaves_query_due() -> None:

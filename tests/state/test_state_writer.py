@@ -158,6 +158,7 @@ def test_failed_write_releases_requests(error: Exception, caplog: pytest.LogCapt
         assert (disk.failures, writer.is_stalled) == (3, False)
     assert messages(caplog).count(FAILED) == 2
     assert messages(caplog).count(AGAIN) == 1
+    caplog.clear()
 
 
 def test_close_waits_for_last_write() -> None:

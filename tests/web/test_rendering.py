@@ -55,7 +55,7 @@ async def request_pages(pages: PageRenderer, count: int, kind: RenderKey = PLAIN
     return result
 
 
-def test_render_time_is_known() -> None:
+def test_render_time_is_known(caplog: pytest.LogCaptureFixture) -> None:
     """`render_seconds` is the longest render time of the last hour, failed renderings included."""
     clock = Clock()
     seconds = {"plain": 3, "quick": 1, "broken": 5}
@@ -83,6 +83,7 @@ def test_render_time_is_known() -> None:
         assert pages.render_seconds == 0
 
     asyncio.run(run())
+    caplog.clear()
 
 
 def test_concurrent_requests_share_pages() -> None:
@@ -155,6 +156,7 @@ def test_render_error_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     pages_of_requests, after = asyncio.run(request())
     assert (set(pages_of_requests), after) == ({None}, b"good")
     assert [record.getMessage() for record in caplog.records] == ["Page could not be rendered"]
+    caplog.clear()
 
 
 def test_oldest_page_readers_are_cancelled() -> None:
