@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import http.client
 import ssl
 import time
 import tracemalloc
@@ -225,15 +226,20 @@ def request_failure(url: str, ca_bundle: str | None = None) -> BrazeError | None
     return None
 
 
-def test_redirect_is_not_followed() -> None:
-    """A redirect is not followed, so the key is not sent to another host."""
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirect_is_not_followed(status: int) -> None:
+    """A redirect is not followed, so the key is not sent to another host, and the message says so."""
     with (
         running_exporter("{event: purchase}", shop()) as elsewhere,
         running_exporter("{event: purchase}", shop()) as exporter,
     ):
-        exporter.braze.inject(response_faults.redirect(f"{elsewhere.url}/events/data_series?event=purchase&length=24"))
+        target = f"{elsewhere.url}/events/data_series?event=purchase&length=24"
+        exporter.braze.inject(response_faults.redirect(target, status))
         exporter.scrape()
         assert elsewhere.braze.requests == []
+        (query_state,) = exporter.exporter.query_states
+    assert query_state.error is not None
+    assert query_state.error.detail == f"{status} {http.client.responses[status]}, redirect not followed"
 
 
 def test_oversized_body_is_limited_in_memory() -> None:

@@ -74,6 +74,15 @@ def value_of_day(rows: Iterable[Mapping[str, Any]], key: Key) -> float:
     return min(numbers, default=HOLE if any(map(math.isnan, values)) else ABSENT)
 
 
+def test_statistics_with_same_clean_name_are_added() -> None:
+    """Two fields whose names differ by half a character only are one statistic."""
+    entry = {"variation_api_id": "a", **dict.fromkeys(("sent \ud83d", "sent \ud83e"), 3)}
+    rows = [{"time": "2026-11-20", "messages": {"email": [entry]}}]
+    body = json.dumps({"message": "success", "data": rows}).encode()
+    series = parse_series(Query("production", CAMPAIGNS, Unit.DAY, subject_id="x"), body, 14, NOW, NOW)
+    assert {each.head.key[-1]: [*each.values] for each in series if not each.head.is_only} == {"sent \ufffd": [6]}
+
+
 @pytest.mark.parametrize(("count", "padding"), [(400, 0), (60, 2**18)])
 def test_series_of_campaign_equal_model(count: int, padding: int) -> None:
     """The series have the values of the model, whatever is missing, and however large the body is."""

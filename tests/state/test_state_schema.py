@@ -126,8 +126,10 @@ def test_key_of_schema_1_is_migrated(tmp_path: Path, old: Sequence[str], new: Se
 def test_series_of_schema_1_is_migrated(tmp_path: Path, old: Sequence[str], new: Sequence[str]) -> None:
     """The metric groups get their present names, and the id of a variation or step is followed by an empty name."""
     query = ["production", URL, "campaigns", "ab", "", ""]
-    create_schema_1_file(tmp_path / "state", (query, 0.0), ([*query, *old], 4.0))
+    create_schema_1_file(tmp_path / "state", (query, 0.0, 7.0), ([*query, *old], 4.0, 9.0))
     migrated_query = (*query, "", "")
+    with contextlib.closing(open_state_file(str(tmp_path / "state"))) as state_file:
+        assert state_file.read_counters()[migrated_query].requested_at == 7.0
     assert read_totals(tmp_path / "state") == {(*migrated_query, *new): 4.0}
 
 
