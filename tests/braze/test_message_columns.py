@@ -108,5 +108,7 @@ def _model_key(key: Key) -> Key:
     """Return the key of the model for that of a series: metric group, id, name, channel and statistic."""
     if len(key) == 1:
         return (key[0].removeprefix("campaign_"),)
-    _, part, _, channel, *stat = key
+    metric_group, part, _, channel, *stat = key
+    assert metric_group == ("campaign_messages" if stat else "campaign_message_revenue_dollars")
+    assert "revenue" not in stat
     return (part, channel, *(stat or ["revenue"]))
