@@ -328,7 +328,7 @@ def test_new_window_starts_with_known_limit() -> None:
     rig = make_rig(burst=100, reserve=0.5)
     rig.acquire()
     rig.release(RateLimitInfo(limit=6, remaining=5, resets_in=10))
-    rig.now = 11.0
+    rig.now = 10.0
     assert [rig.acquire() for _ in range(4)] == [True, True, True, False]
     rig.now = 3_610.0  # the end of the window, whose length is estimated
     assert rig.acquire()
