@@ -258,7 +258,7 @@ def read_history(exporter: ExporterRig) -> float:
 
 
 def test_reload_reads_history_once() -> None:
-    """A baseline that does not change needs no call; one with other `weeks` is read again."""
+    """A baseline that does not change needs no call; one with more `weeks` needs some."""
     with running_exporter("{event: purchase, baseline: {weeks: 1}}", shop()) as exporter:
 
         def history() -> int:

@@ -328,6 +328,30 @@ def test_part_of_history_is_not_read_again(tmp_path: Path) -> None:
             assert history() == 0
 
 
+def test_newly_selected_series_get_baseline(tmp_path: Path) -> None:
+    """If the config selects more channels or stats of a campaign, by a reload or a restart, their history is read."""
+
+    def campaigns(selection: str) -> str:
+        return f"    campaigns: [{{campaign: {CART_REMINDER}, baseline: {{weeks: 8}}, {selection}}}]\n"
+
+    def read(exporter: ExporterRig) -> tuple[int, set[tuple[str, str]]]:
+        page = settle(exporter)
+        shown = [dict(labels) for name, labels in page.samples if name == "braze_campaign_messages_daily_baseline"]
+        names = {(labels["channel"], labels["stat"]) for labels in shown}
+        return sum("ending_at" in request.params for request in world.braze.requests), names
+
+    events, sent = "{event: purchase}", ("ios_push", "sent")
+    with restarts(tmp_path) as world:
+        with world.start(events, sections=campaigns("channels: [ios_push], stats: [sent]")) as exporter:
+            assert read(exporter) == (1, {sent})
+            exporter.apply_config(events, extra_yaml=campaigns("stats: [sent]"))
+            assert read(exporter) == (2, {sent, ("android_push", "sent")})
+        with world.start(events, sections=campaigns("stats: [sent]")) as exporter:
+            assert read(exporter) == (0, {sent, ("android_push", "sent")})
+        with world.start(events, sections=campaigns("channels: [ios_push], stats: [sent, bounces]")) as exporter:
+            assert read(exporter) == (1, {sent, ("ios_push", "bounces")})
+
+
 def test_damaged_rows_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A query or a list that cannot be restored is read again, with a line in the log, and the others are kept."""
     events = "{event: purchase}\n{event: signup}"

@@ -110,7 +110,7 @@ class QueryRow:
             series_row = self._find_or_add(previous_row.series.head)
             series_row.newest_start = previous_row.newest_start
             baseline = previous_row.baseline
-            if baseline is not None and baseline.query.baseline_weeks == query.baseline_weeks:
+            if baseline is not None and query.baseline_weeks:
                 baseline.query = query
                 series_row.baseline = baseline
         if restored is not None:

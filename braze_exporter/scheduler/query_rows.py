@@ -66,11 +66,16 @@ def save_times(
         query_state.failures,
         save_error(query_state.fetch_error),
         json.dumps(query_state.repair.to_json()),
-        json.dumps(query_state.history.complete),
+        json.dumps([*_selection(query_state.query), query_state.history.complete]),
         response.sent_at if response is not None else None,
         response.received_at if response is not None else None,
         *starts,
     )
+
+
+def _selection(query: Query) -> list[list[str]]:
+    """Return the selection of the series that have a baseline."""
+    return [list(query.channels), list(query.stats)]
 
 
 def restore_query_state(
@@ -88,7 +93,8 @@ def restore_query_state(
     if saved.sent_at is not None and saved.received_at is not None:
         age = wall - saved.received_at if saved.received_at <= wall else math.inf
         response = Response(series, saved.sent_at, saved.received_at, monotonic - age)
-    complete = tuple((float(start), float(end)) for start, end in json.loads(saved.history))
+    *selection, saved_ranges = json.loads(saved.history)
+    complete = tuple((float(start), float(end)) for start, end in saved_ranges)
     return QueryState(
         query,
         saved.added_at,
@@ -96,7 +102,7 @@ def restore_query_state(
         response=response,
         fetch_error=restore_error(saved.error),
         failures=saved.failures,
-        history=History(complete),
+        history=History(complete if selection == _selection(query) else ()),
         repair=RequestPlanner.from_json(json.loads(saved.repair)),
     )
 

@@ -7,6 +7,7 @@ out does not cancel its fetches; the next scrape returns their results.
 
 import contextlib
 import logging
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -124,8 +125,10 @@ class Scheduler:
         """Update `query_state` for `query`, or create it if it is None."""
         now = self._clock.monotonic()
         query_state = query_state or self._restore(query) or QueryState(query, self._clock.wall(), next_at=now)
-        if query_state.query.baseline_weeks != query.baseline_weeks:
-            query_state.added_at, query_state.history = self._clock.wall(), History()
+        before = query_state.query
+        if not query.baseline_weeks or (before.channels, before.stats) != (query.channels, query.stats):
+            query_state.history = History()  # the baselines of other series are not known
+        query_state.history.next_at = -math.inf
         query_state.update(query, now)
         return query_state
 

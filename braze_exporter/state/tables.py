@@ -61,7 +61,7 @@ TABLES = (
         failures INTEGER NOT NULL,   -- number of consecutive transient failures
         error TEXT,                  -- JSON list: why the last fetch failed; null if it succeeded
         repair TEXT NOT NULL,        -- JSON object: which buckets the next fetch requests
-        history TEXT NOT NULL,       -- JSON list of pairs: the ranges of the history for the baseline that are complete
+        history TEXT NOT NULL,       -- JSON list: `channels`, `stats`, and the ranges of history read for them
         sent_at REAL,                -- when the last successful request was sent; null before the first
         received_at REAL,            -- when its response arrived
         latest_start INTEGER,        -- start of the latest bucket, the last known

@@ -406,11 +406,11 @@ def test_baseline_recovers_from_wrong_clock_at_start(behind: timedelta) -> None:
         assert history_requests(exporter) == requested
 
 
-def expected_baseline(recorded: RecordedCounts, page: MetricsPage) -> float:
-    """Return the median of the last four weeks for the settled bucket of a page."""
+def expected_baseline(recorded: RecordedCounts, page: MetricsPage, weeks: int = 4) -> float:
+    """Return the median of the last weeks for the settled bucket of a page."""
     start = page.value("braze_query_settled_bucket_start_timestamp_seconds")
     assert start is not None
-    query_ = Query("p", CUSTOM_EVENTS, Unit.HOUR, "purchase", baseline_weeks=4, zone=NEW_YORK)
+    query_ = Query("p", CUSTOM_EVENTS, Unit.HOUR, "purchase", baseline_weeks=weeks, zone=NEW_YORK)
     return median(recorded.count("purchase", at, 0) for at in same_buckets_in_earlier_weeks(int(start), query_))
 
 
@@ -446,15 +446,17 @@ def test_empty_history_is_complete() -> None:
         assert page.value("braze_query_up") == 1
 
 
-def test_more_weeks_of_baseline_read_all_history_again() -> None:
-    """A baseline of more weeks is read by a reload as one of a new query is."""
+def test_reload_with_other_weeks_reads_missing_history_only() -> None:
+    """After a reload with more weeks, only the history before the known one is read. Fewer weeks need no call."""
     with running_exporter("{event: purchase, baseline: {weeks: 1}}", shop()) as exporter:
         complete_history(exporter)
         assert history_requests(exporter) == 2
-        exporter.apply_config("{event: purchase, baseline: {weeks: 4}}")
-        page = complete_history(exporter)
-        assert history_requests(exporter) == 2 + 7
-        assert page.value(BASELINE) == expected_baseline(shop(), page)
+        for weeks, calls in ((4, 5), (2, 0)):
+            requested = history_requests(exporter)
+            exporter.apply_config(f"{{event: purchase, baseline: {{weeks: {weeks}}}}}")
+            page = complete_history(exporter)
+            assert history_requests(exporter) == requested + calls
+            assert page.value(BASELINE) == expected_baseline(shop(), page, weeks)
 
 
 def test_history_is_read_one_call_of_a_query_at_a_time() -> None:
