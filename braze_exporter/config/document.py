@@ -33,7 +33,15 @@ _HINTS = {
     "keys must be strings": "quote a key that starts with { or [",
     "mapping values are not allowed here": 'check the indentation, and quote a value that contains ": "',
     "found another document": "the file must be a single document, remove the line ---",
+    "found unexpected end of stream": "close the quote that begins here",
+    "found unexpected document separator": "close the quote that begins here",
+    "could not find expected ':'": "write a colon and a space after a key",
+    "expected ',' or": "close the bracket, or add a comma",
 }
+# The messages of the YAML parser whose cause is where the value begins, not where parsing ends.
+_MESSAGE_ABOUT_BEGIN = re.compile(
+    "found unexpected (end of stream|document separator)|could not find expected ':'|expected ',' .* '(:|<stream end>)'"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +168,12 @@ def parse(text: str, source: str) -> Document:
     try:
         return _Builder(text).build_document()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
         # The handle of a tag may be an unquoted password that begins with !.
         problem_text = re.sub("tag handle .*", "tag handle", (error.problem or "unreadable").removeprefix("but "))
+        marks = [error.problem_mark, error.context_mark]
+        if _MESSAGE_ABOUT_BEGIN.match(problem_text):
+            marks.reverse()
+        mark = next(filter(None, marks), None)
         hint = next((f"; {hint}" for start, hint in _HINTS.items() if problem_text.startswith(start)), "")
         problem = Problem((), f"invalid YAML: {shorten(problem_text, 200)}{hint}", mark.line + 1 if mark else None)
     except yaml.reader.ReaderError as error:
