@@ -15,7 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from simulated_braze import FaultInjectingBraze
 from support import KEY, Clock, Labels, running_braze, workspace_yaml
 
-from braze_exporter.backfill.context import CommandContext
+from braze_exporter.backfill.command_context import CommandContext
 from braze_exporter.backfill.request import BackfillRequest, parse_time
 from braze_exporter.backfill.run import run_backfill
 from braze_exporter.braze import transport

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from math import ceil
 from operator import itemgetter
 
-from braze_exporter.backfill.context import CommandContext
+from braze_exporter.backfill.command_context import CommandContext
 from braze_exporter.backfill.lists import expand_plan, required_lists
 from braze_exporter.backfill.openmetrics import ExportSummary, write_openmetrics
 from braze_exporter.backfill.progress import Progress, ProgressState, format_rate, format_span

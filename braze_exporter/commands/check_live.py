@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TextIO
 
-from braze_exporter.backfill.context import CommandContext
+from braze_exporter.backfill.command_context import CommandContext
 from braze_exporter.braze.errors import Reason
 from braze_exporter.braze.lists import SEGMENT_LIST, ListEndpoint
 from braze_exporter.commands.context import open_list_reader

@@ -1,4 +1,4 @@
-"""Open sessions with the CA file and the proxies of the environment."""
+"""Opens what the commands that call Braze need: the session, the `CommandContext` and list readers."""
 
 import contextlib
 import ssl
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import requests
 
-from braze_exporter.backfill.context import CommandContext
+from braze_exporter.backfill.command_context import CommandContext
 from braze_exporter.braze import transport
 from braze_exporter.braze.clock import Clock
 from braze_exporter.commands.proxies import find_proxies

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Mapping
 
-from braze_exporter.backfill.context import CommandContext
+from braze_exporter.backfill.command_context import CommandContext
 from braze_exporter.braze.lists import LIST_ENDPOINTS, ListEndpoint
 from braze_exporter.commands.config_rendering import render_config
 from braze_exporter.commands.context import command_context, open_list_reader

@@ -35,7 +35,7 @@ from support import (
     write_file,
 )
 
-from braze_exporter.backfill.context import CommandContext
+from braze_exporter.backfill.command_context import CommandContext
 from braze_exporter.braze import time_zones, transport
 from braze_exporter.commands import check_live
 from braze_exporter.config.loading import load_config

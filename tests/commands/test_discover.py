@@ -26,7 +26,7 @@ from support import (
 )
 from wsgi_server import Server
 
-from braze_exporter.backfill import context
+from braze_exporter.backfill.command_context import CommandContext
 from braze_exporter.braze import transport
 from braze_exporter.braze.lists import CAMPAIGN_LIST, EVENT_LIST, LIST_ENDPOINTS, SEGMENT_LIST, ListItem
 from braze_exporter.commands import discover
@@ -291,7 +291,7 @@ def run_print_config(config: Config, slept: list[float], *, include_archived: bo
     """Run the command in this process, and append the requested sleep times to `slept`."""
     out = io.StringIO()
     with contextlib.closing(transport.open_session(1)) as session:
-        ctx = context.CommandContext(session, Clock(), slept.append, out, io.StringIO(), lambda _: None)
+        ctx = CommandContext(session, Clock(), slept.append, out, io.StringIO(), lambda _: None)
         good = discover.print_config(config, ctx, include_archived=include_archived, is_snippet=False)
     return good, out.getvalue()
 
