@@ -83,8 +83,8 @@ class _Workspace:
 class Reader:
     """Makes the calls of a backfill in its own threads. Thread-safe.
 
-    `response_count` is the number of successful calls. `rejected` maps each query that Braze rejects to its error. No
-    more calls are made for these queries.
+    `completed_count` is the number of chunks that were fetched completely. `rejected` maps each query that Braze
+    rejects to its error. No more calls are made for these queries.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Reader:
         self._pending_chunks = 0
         self._has_ended = threading.Event()
         self._failure: Exception | None = None
-        self.response_count = 0
+        self.completed_count = 0
         self.rejected: dict[Query, BrazeError] = {}
 
     def start(self, clients: Mapping[str, WorkspaceClient], queries: Iterable[Query], concurrency: int) -> None:
@@ -246,7 +246,7 @@ class Reader:
                 self._max_chunk_lengths[chunk.query] = halve_length(chunk.call.length)
                 return False
             if error is None:
-                self.response_count += 1
+                self.completed_count += 1
             elif error.reason in AUTH_REASONS:  # the other queries of the endpoint would fail too
                 self.rejected |= dict.fromkeys(
                     self._queries_by_endpoint[chunk.query.workspace, chunk.query.kind.path], error

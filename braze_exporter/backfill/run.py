@@ -51,7 +51,7 @@ def run_backfill(
     progress = Progress(ctx.err, ctx.clock.monotonic)
     with contextlib.closing(ResumeFile(request.resume_path, request.start, request.end)) as resume_file:
         reader = Reader(request, resume_file, ctx.clock.monotonic)
-        # The circuit breaker of `BackfillReader` limits the calls to a Braze that does not respond.
+        # The circuit breakers of `Reader` limit the calls to a Braze that does not respond.
         budgets = Budgets(ctx.clock, is_reached=True)
         admissions = budgets.open_admissions(config)
         budgets.set_command_plan(config, plan, max_burst=_MAX_LIST_PAGES)
@@ -78,7 +78,7 @@ def run_backfill(
         done = total - sum(missing.values())
 
         def describe_saved() -> str:
-            calls = f"{done + reader.response_count:,} of {pluralize(total, 'call', 'calls')}"
+            calls = f"{done + reader.completed_count:,} of {pluralize(total, 'call', 'calls')}"
             if not resume_file.is_kept:
                 return f"The responses to {calls} are lost"
             path = shorten_path(request.resume_path)
@@ -95,7 +95,7 @@ def run_backfill(
             with contextlib.closing(reader):
                 reader.start(clients, plan.queries, config.settings.budget.concurrency)
                 while not reader.wait(_POLL_SECONDS):
-                    progress.update(ProgressState(done + reader.response_count, total, _describe_pause(reader, ctx)))
+                    progress.update(ProgressState(done + reader.completed_count, total, _describe_pause(reader, ctx)))
             _check_rejected(reader.rejected)
             progress.print_line(
                 f"{pluralize(total, 'call', 'calls')} completed, writing {shorten_path(request.output)}"

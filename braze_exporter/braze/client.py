@@ -68,10 +68,10 @@ class Client:
         self._clock_ahead_seconds = 0.0
 
     def fetch(self, query: Query, length: int, on_end: EndOfCall, previous: Response | None = None) -> Response:
-        """Fetch the newest `length` buckets of `query` with one request. `on_end` is called at its end.
+        """Fetch `length` buckets of `query`, up to its `ending_at` or the current time, with one request.
 
-        What has not changed since the response `previous` is the same object in the result, and an equal body is not
-        parsed again. Raises `BrazeError` if the request fails.
+        `on_end` is called at its end. What has not changed since the response `previous` is the same object in the
+        result, and an equal body is not parsed again. Raises `BrazeError` if the request fails.
         """
         digest, series = (previous.digest, previous.series) if previous is not None else (b"", ())
 

@@ -23,8 +23,8 @@ class Query:
     `url` is the REST endpoint of the workspace. `subject` is the name of the subject, empty for queries without a
     subject and while the name of an id is unknown. `subject_id` is Braze's id of the subject, empty if Braze identifies
     it by name. `app` and `segment` are the names that the config gives to the ids `app_id` and `segment_id`, empty
-    without that filter. All ids are as written in the config or in Braze's list. `refresh_seconds`,
-    `settle_seconds` and `max_age_seconds` are in seconds. `length` is the number of buckets to request. `zone` is the
+    without that filter. All ids are as written in the config or in Braze's list. `refresh_seconds`, `settle_seconds`
+    and `max_age_seconds` are in seconds. `length` is the number of buckets that a usual fetch requests. `zone` is the
     company's time zone in Braze. `baseline_weeks` is the number of weeks that the baseline covers, 0 without a
     baseline. `channels` and `stats` are the message statistics to export, all if empty. `ending_at` is the end of the
     requested range in seconds since the epoch, or None for the current time. `has_counter` is false while an hourly

@@ -56,7 +56,7 @@ class Snapshot:
 
     `now` and `monotonic` are that moment, in seconds since the epoch and in seconds of the monotonic clock.
     `scraped_at` is the time of the last scrape in seconds since the epoch, or None before the first.
-    `active_workspaces`, `lists` and `remaining_history` (numbers of chunks) are keyed by workspace name. If
+    `active_workspaces`, `lists` and `remaining_history` (numbers of calls) are keyed by workspace name. If
     `are_counters_stalled`, the state file cannot be written, so that the counters do not rise.
     """
 

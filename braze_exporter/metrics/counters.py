@@ -22,8 +22,8 @@ Column = tuple[SeriesKey, "array[float]", bool]
 
 # After this time without an update, no response can contain the buckets of a counter, even daily ones.
 _RETENTION_SECONDS = MAX_LENGTH * 24 * 3_600.0
-# From this number of unsaved counters on, they are written before the next scrape, which would otherwise wait for the
-# write for 0.1 s to 0.2 s.
+# From this number of queries with unsaved counters on, these are written before the next scrape, which would otherwise
+# wait for the write for 0.1 s to 0.2 s.
 MAX_UNSAVED = 2_000
 
 

@@ -84,7 +84,7 @@ class QueryRow:
         )
         self.series: dict[tuple[str, ...], SeriesRow] = {}
         self._rows_by_group: dict[MetricGroup, list[SeriesRow]] = {group: [] for group in query.metric_groups}
-        # The rows of the series of the last response, or empty if it had series without a row.
+        # The rows of those series of the last response that have one.
         self._listed: list[SeriesRow] = []
         self.latest_start: int | None = previous.latest_start if previous is not None else None
         self.settled_start: int | None = previous.settled_start if previous is not None else None
@@ -155,9 +155,9 @@ class QueryRow:
 
     def baseline_values(self, periods: Iterable[int]) -> dict[int, BaselineValues]:
         """Return the values of the baselines in each of `periods`."""
-        baselines = {identity: row.baseline for identity, row in self.series.items() if row.baseline is not None}
+        baselines = {key: row.baseline for key, row in self.series.items() if row.baseline is not None}
         values = {
-            period: {identity: baseline.values_of_period(period) for identity, baseline in baselines.items()}
+            period: {key: baseline.values_of_period(period) for key, baseline in baselines.items()}
             for period in periods
         }
         return {period: {key: columns for key, columns in of.items() if columns[0]} for period, of in values.items()}
@@ -298,9 +298,10 @@ class QueryRow:
             )
 
     def remove_unreachable_series(self, oldest: int) -> None:
-        """Remove the series without a bucket from number `oldest` on (see `bucket_number`), `oldest_reachable` then.
+        """Remove the series without a bucket from number `oldest` on (see `bucket_number`).
 
-        A series that is the only one of its metric group stays, since it belongs to the query.
+        `oldest_reachable` is then `oldest`. A series that is the only one of its metric group stays, since it belongs
+        to the query.
         """
         query, self.oldest_reachable = self.query, oldest
         for key, series_row in [*self.series.items()]:

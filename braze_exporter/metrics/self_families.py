@@ -1,6 +1,6 @@
 """The families of the exporter's own metrics.
 
-The collector computes `UP` and `QUERIES` at each scrape. `SelfMetrics` updates the others when events occur.
+The collector computes `UP` and `QUERIES` from the queries. `SelfMetrics` updates the others when events occur.
 """
 
 from enum import StrEnum

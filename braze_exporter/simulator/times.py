@@ -1,8 +1,8 @@
 """The hourly and daily buckets of the simulated Braze.
 
-Braze does not document when hours start in zones whose offset is not a whole hour. In the
-simulator, hours start at full hours of UTC, and a day contains the hours that start in it by the company's zone. Thus
-each hour belongs to exactly one day, and a day has 23, 24 or 25 hours in every zone.
+Braze does not document when hours start in zones whose offset is not a whole hour. In the simulator, hours start at
+full hours of UTC, and a day contains the hours that start in it by the company's zone. Thus each hour belongs to
+exactly one day, and a day has 23, 24 or 25 hours in every zone.
 """
 
 from datetime import date, datetime, time, timedelta

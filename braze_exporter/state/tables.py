@@ -44,7 +44,7 @@ TABLES = (
         -- The last known names of what Braze identifies by an id.
         workspace TEXT,
         url TEXT,
-        kind TEXT,                   -- 'campaigns', 'variations', ...
+        kind TEXT,                   -- 'campaigns' or 'canvases'
         id TEXT,
         name TEXT NOT NULL,
         PRIMARY KEY (workspace, url, kind, id)
@@ -56,7 +56,7 @@ TABLES = (
         id INTEGER PRIMARY KEY,      -- digest of the key
         key TEXT NOT NULL,           -- JSON list: the identity of the query
         added_at REAL NOT NULL,      -- when the query was added to the plan
-        fetched_at REAL NOT NULL,    -- when the last fetch ended
+        fetched_at REAL NOT NULL,    -- when the row was last changed
         next_at REAL NOT NULL,       -- when the query is fetched next
         failures INTEGER NOT NULL,   -- number of consecutive transient failures
         error TEXT,                  -- JSON list: why the last fetch failed; null if it succeeded
@@ -89,7 +89,7 @@ TABLES = (
         -- The settled values from which baselines are computed.
         query INTEGER,               -- queries.id
         period INTEGER,              -- number of a period of 168 buckets since the epoch
-        buckets BLOB NOT NULL,       -- compressed JSON list: identity of each series, starts of buckets, values
+        buckets BLOB NOT NULL,       -- compressed JSON list: key of each series, starts of buckets, values
         PRIMARY KEY (query, period)
     ) WITHOUT ROWID
     """,

@@ -1,4 +1,4 @@
 """The HTTP server, TLS, basic authentication, and the status page at `/`.
 
-It serves one exporter and reads its state without changing it.
+It serves one exporter. A scrape starts the due fetches; the status page only reads.
 """

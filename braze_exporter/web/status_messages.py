@@ -121,8 +121,8 @@ def workspace_messages(
     """Return the health of a workspace as messages, the most urgent first.
 
     `status_counts` are the numbers of its queries by status, `paths` the paths of their endpoints. `list_messages` are
-    the messages about its lists. `remaining_history` is the number of history chunks to fetch. `mismatched_zone` is the
-    configured time zone if Braze's days differ from it, otherwise empty.
+    the messages about its lists. `remaining_history` is the number of calls for history that remain.
+    `mismatched_zone` is the configured time zone if Braze's days differ from it, otherwise empty.
     """
     failures = [failure for path, failure in limiter_status.endpoint_failures.items() if path in paths]
     if limiter_status.key_failure is not None and paths:
