@@ -22,7 +22,7 @@ from braze_exporter.metrics.self_metrics import SelfMetrics
 from braze_exporter.metrics.series_view import SeriesView
 from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.budgets import Budgets, WorkspaceKey
-from braze_exporter.scheduler.clients import open_client
+from braze_exporter.scheduler.clients import WorkspaceClient, open_client
 from braze_exporter.scheduler.list_read_state import ListReadState
 from braze_exporter.scheduler.list_refresh import ListRefresher
 from braze_exporter.scheduler.plan import Plan
@@ -135,7 +135,11 @@ class Exporter:
         )
         if state_file is not None:
             self._budgets.start_saving(self._writer.request)
-        self._config_lock = threading.Lock()
+        self._config_lock = threading.Lock()  # of the config, the plan and the clients
+        # Set by `apply_config`.
+        self._config: Config
+        self._base_plan: Plan  # of the config, before the lists are read
+        self._clients: Mapping[str, WorkspaceClient]
         self._lists: Mapping[str, Sequence[ListEndpoint]] = {}
         self.plan = Plan((), ())
         self._active_workspaces: Mapping[str, ActiveWorkspace] = {}

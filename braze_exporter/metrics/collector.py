@@ -61,7 +61,7 @@ class Collector:
         self._monotonic = monotonic
         self._request_save = request_save
         self._saved_queries = saved_queries
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the attributes below
         self._rows_by_families: list[tuple[tuple[Family, ...], list[QueryRow]]] = []
         self._rows: dict[tuple[str, ...], QueryRow] = {}
         self._counter_families: list[tuple[Family, MetricGroup, list[QueryRow]]] = []

@@ -114,7 +114,7 @@ class SelfMetrics:
         self._budget_reserve = self._gauge(BUDGET_RESERVE)
         self._gauge(BUILD_INFO).labels(version, revision, platform.python_version()).set(1)
         ProcessCollector(registry=self._registry)
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of `_workspaces`, so that removed workspaces get no series
         self._workspaces: set[str] = set()
         # Rendered when the lists change instead of at each scrape, since there is a sample for each configured subject.
         self._unlisted = self._render_unlisted({})
