@@ -39,7 +39,7 @@ from braze_exporter.braze.kinds import CUSTOM_EVENTS, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.transport import open_session
 from braze_exporter.exporter.exporter import Exporter
-from braze_exporter.metrics.baseline import Baseline
+from braze_exporter.metrics.baseline import BaselineHistory
 from braze_exporter.scheduler.query_state import Refresh
 from braze_exporter.simulator.demo_config import ZONE
 from braze_exporter.simulator.traffic import Traffic, TrafficShape
@@ -313,7 +313,7 @@ def _measure_baselines() -> bool:
     result = core_benchmark.measure("events", 2_000, 4, 0)
     query = Query("production", CUSTOM_EVENTS, Unit.HOUR, "purchase", baseline_weeks=4)
     tracemalloc.start()
-    baselines = [Baseline(query) for _ in range(100)]
+    baselines = [BaselineHistory(query) for _ in range(100)]
     hours = range(5 * 7 * 24)  # with the week that the settled bucket may be late
     for baseline in baselines:
         baseline.add([(hour * 3_600, float(hour)) for hour in hours], (hours.stop + 1) * 3_600)

@@ -22,7 +22,7 @@ def expand_plan(
     Raises `BackfillError` if a list cannot be read for another reason, or if a selector needs it.
     """
     lists: dict[ListKey, ListSnapshot] = {}
-    for workspace, list_endpoint, is_selector in required_lists(plan):
+    for workspace, list_endpoint, is_selector in lists_with_use(plan):
         reader = readers[workspace]
         result = reader.read(list_endpoint, include_archived=False)
         failure = reader.workspace.admission.open_circuit_error(list_endpoint)
@@ -38,7 +38,7 @@ def expand_plan(
     return expand_selectors(plan, settings, lists)
 
 
-def required_lists(plan: Plan) -> Iterator[tuple[str, ListEndpoint, bool]]:
+def lists_with_use(plan: Plan) -> Iterator[tuple[str, ListEndpoint, bool]]:
     """Yield the workspace and the endpoint of each list that `plan` requires, and whether a selector uses it."""
     selector_lists = {(selector.workspace, selector.kind.list_endpoint) for selector in plan.selectors}
     named_lists = {

@@ -19,6 +19,7 @@ from braze_exporter.config.document import shorten
 from braze_exporter.scheduler.admission import Admission, Deferred, Permit
 from braze_exporter.scheduler.circuit_breaker import BreakerCall, CircuitBreaker, Decision, backoff_seconds
 from braze_exporter.scheduler.clients import WorkspaceClient
+from braze_exporter.scheduler.endpoints import EndpointKey
 from braze_exporter.scheduler.key_state import AUTH_REASONS
 from braze_exporter.scheduler.rate_limiter import PauseReason, Priority
 from braze_exporter.scheduler.repair import halve_length, split_chunk
@@ -40,9 +41,6 @@ _PAUSE_TEXTS = {
 }
 # The number of jobs that are queued in memory per connection. A backfill can have millions.
 _QUEUED_PER_CONNECTION = 2
-
-# The workspace and the endpoint of a call.
-_EndpointKey = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +98,9 @@ class Reader:
         self._lock = threading.Lock()
         self._workspaces: dict[str, _Workspace] = {}
         self._worker_pools: dict[str, WorkerPool] = {}
-        self._queries_by_endpoint: dict[_EndpointKey, list[Query]] = {}
-        self._chunk_iterators: dict[_EndpointKey, Iterator[_Chunk]] = {}
-        self._retries: dict[_EndpointKey, deque[_Chunk]] = {}
+        self._queries_by_endpoint: dict[EndpointKey, list[Query]] = {}
+        self._chunk_iterators: dict[EndpointKey, Iterator[_Chunk]] = {}
+        self._retries: dict[EndpointKey, deque[_Chunk]] = {}
         self._max_chunk_lengths: dict[Query, int] = {}
         self._pending_chunks = 0
         self._has_ended = threading.Event()

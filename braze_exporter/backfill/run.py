@@ -8,7 +8,7 @@ from math import ceil
 from operator import itemgetter
 
 from braze_exporter.backfill.command_context import CommandContext
-from braze_exporter.backfill.lists import expand_plan, required_lists
+from braze_exporter.backfill.lists import expand_plan, lists_with_use
 from braze_exporter.backfill.openmetrics import ExportSummary, write_openmetrics
 from braze_exporter.backfill.progress import Progress, ProgressState, format_rate, format_span
 from braze_exporter.backfill.reader import Reader
@@ -59,7 +59,7 @@ def run_backfill(
             spec.name: open_client(spec, admissions[spec.name], ctx.session, ctx.clock, timeouts=timeouts)
             for spec in (workspace.spec for workspace in config.workspaces)
         }
-        lists = [*required_lists(plan)]
+        lists = [*lists_with_use(plan)]
         readers = {name: ListReader(client, ctx.sleep) for name, client in clients.items()}
         plan = expand_plan(plan, config.settings, readers, progress.print_line)
 

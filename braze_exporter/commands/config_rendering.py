@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from braze_exporter.braze.lists import PRODUCT_LIST, SEGMENT_LIST, ListEndpoint, ListItem
 from braze_exporter.braze.names import normalize_id
-from braze_exporter.commands.discovery import KINDS_BY_LIST, Identity, Results, describe_defect, identify
+from braze_exporter.commands.discovery import KINDS_BY_LIST, ItemKey, Results, describe_defect, identify
 from braze_exporter.config.document import shorten
 from braze_exporter.config.loading import Config, ConfiguredWorkspace
 from braze_exporter.config.quoting import quote_scalar
@@ -26,7 +26,7 @@ _HEADER = """\
 
 
 def render_config(
-    config: Config, results: Results, skip_reasons: Mapping[Identity, str], *, is_snippet: bool = False
+    config: Config, results: Results, skip_reasons: Mapping[ItemKey, str], *, is_snippet: bool = False
 ) -> Iterator[str]:
     """Yield the lines of `config` without its comments, and with an entry for each further item in `results`.
 
@@ -49,7 +49,7 @@ def _render_sections(
     workspace: ConfiguredWorkspace,
     data: Mapping[str, Sequence[Mapping[str, object]]],
     lists: Mapping[ListEndpoint, ListResult],
-    skip_reasons: Mapping[Identity, str],
+    skip_reasons: Mapping[ItemKey, str],
 ) -> Iterator[str]:
     """Yield `segments` and the sections of a workspace. The entries of the config, which are in `data`, come first."""
     names = _segment_names(workspace, lists[SEGMENT_LIST].items)

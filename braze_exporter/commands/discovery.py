@@ -24,15 +24,15 @@ EXCEEDS_LIMITS = "exceeds max_queries or budget.share"
 
 Results: TypeAlias = Mapping[str, Mapping[ListEndpoint, ListResult]]
 """The lists that were read, by the name of the workspace and the list."""
-Identity: TypeAlias = tuple[str, ...]
+ItemKey: TypeAlias = tuple[str, ...]
 
 
-def identify(workspace: str, list_endpoint: ListEndpoint, item: ListItem) -> Identity:
+def identify(workspace: str, list_endpoint: ListEndpoint, item: ListItem) -> ItemKey:
     """Return the first fields of the identity of the queries for `item`: workspace, section and subject."""
     return workspace, KINDS_BY_LIST[list_endpoint].section, normalize_id(item.id) if list_endpoint.has_ids else item.id
 
 
-def find_skip_reasons(config: Config, results: Results) -> Mapping[Identity, str]:
+def find_skip_reasons(config: Config, results: Results) -> Mapping[ItemKey, str]:
     """Return, for each item that `config` does not select, why it is not added, or an empty text if it is.
 
     An item is not added if it is archived or cannot be queried, or if it exceeds `max_queries` or `budget.share` beside
@@ -41,7 +41,7 @@ def find_skip_reasons(config: Config, results: Results) -> Mapping[Identity, str
     listed = {(name, key): result.items for name, lists in results.items() for key, result in lists.items()}
     plan = _expand(build_plan(config), config, listed)
     configured = {query.identity[:3] for query in plan.queries}
-    reasons: dict[Identity, str] = {}
+    reasons: dict[ItemKey, str] = {}
     addable: dict[tuple[str, ListEndpoint], list[ListItem]] = {}
     selectors: list[Selector] = []
     for workspace, (list_endpoint, kind) in product(config.workspaces, KINDS_BY_LIST.items()):

@@ -13,7 +13,7 @@ from braze_exporter.braze.query import Query
 _BUCKETS_PER_PERIOD = 168
 
 
-class Baseline:
+class BaselineHistory:
     """The settled history of one series of a query. Not thread-safe.
 
     It is stored in periods of 168 buckets, counted from the epoch. An hour changes one or two periods only.
@@ -56,7 +56,7 @@ class Baseline:
                 changed[self._period(start)][start] = value
         for period, values in changed.items():
             merged = dict(sorted((dict(zip(*self.values_of_period(period), strict=True)) | values).items()))
-            self._periods[period] = (_share(tuple(merged)), array("d", merged.values()))
+            self._periods[period] = (_intern(tuple(merged)), array("d", merged.values()))
         return {*changed}
 
     def _value(self, start: int) -> float | None:
@@ -85,5 +85,5 @@ class Baseline:
 
 
 @functools.lru_cache(maxsize=256)  # the baselines of all queries have the same buckets
-def _share(starts: tuple[int, ...]) -> tuple[int, ...]:
+def _intern(starts: tuple[int, ...]) -> tuple[int, ...]:
     return starts

@@ -18,7 +18,7 @@ from braze_exporter.state.state_file import StateFile
 from braze_exporter.state.tables import TableChanges
 
 # The key of a series, its values, and whether it is exported.
-Column = tuple[SeriesKey, "array[float]", bool]
+CounterColumn = tuple[SeriesKey, "array[float]", bool]
 
 # After this time without an update, no response can contain the buckets of a counter, even daily ones.
 _RETENTION_SECONDS = MAX_LENGTH * 24 * 3_600.0
@@ -54,7 +54,7 @@ class Counters:
         key: CounterKey,
         unit: Unit,
         numbers: Sequence[int],
-        columns: Iterable[Column],
+        columns: Iterable[CounterColumn],
         *,
         requested_from: int,
         requested_at: float | None,
@@ -104,7 +104,10 @@ class Counters:
                     counter = Counter(floor, array("d", bytes(8 * len(state.numbers))), floor)
                     counter.is_unexposed = bool(series_key)
                     if series_key in former:
-                        counter.total, counter.saved_total = former[series_key].total, former[series_key].saved_total
+                        counter.total, counter.exported_total = (
+                            former[series_key].total,
+                            former[series_key].exported_total,
+                        )
                     if new_from is None:
                         _start(counter, state, numbers, values, unknown)
                     state.add_counter(series_key, counter)
@@ -173,7 +176,7 @@ class Counters:
             state = self._states.get(key)
             return state.requested_at or None if state is not None else None
 
-    def saved_revision(self, key: CounterKey) -> int:
+    def exported_revision(self, key: CounterKey) -> int:
         """Return a number that changes whenever an exported total of the query may have changed."""
         return self._revisions.get(key, -1)
 
@@ -182,7 +185,7 @@ class Counters:
         with self._lock:
             state = self._states.get(key)
             counter = state.counters.get(series_key) if state is not None else None
-            return counter.saved_total if counter is not None else 0.0
+            return counter.exported_total if counter is not None else 0.0
 
     def expose(self, key: CounterKey, series_keys: Iterable[SeriesKey]) -> list[float]:
         """Return the exported totals of a query for the metrics page, and register that the page has them."""
@@ -193,7 +196,7 @@ class Counters:
                 counter = counters.get(series_key)
                 if counter is not None:
                     counter.is_unexposed = False
-                totals.append(counter.saved_total if counter is not None else 0.0)
+                totals.append(counter.exported_total if counter is not None else 0.0)
         return totals
 
     @property
@@ -227,7 +230,7 @@ class Counters:
             self.revision += bool(taken)
             self._revisions |= dict.fromkeys(taken.keys() & self._states.keys(), self.revision)
             for counter, total in chain.from_iterable(taken.values()):
-                counter.saved_total = total
+                counter.exported_total = total
 
 
 def _start(

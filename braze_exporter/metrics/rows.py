@@ -12,7 +12,7 @@ from braze_exporter.braze.errors import BrazeError
 from braze_exporter.braze.kinds import SeriesKind, Unit
 from braze_exporter.braze.metric_group import MetricGroup
 from braze_exporter.braze.series import ABSENT, Series, SeriesHead, bucket_starts, only_head
-from braze_exporter.metrics.baseline import Baseline
+from braze_exporter.metrics.baseline import BaselineHistory
 from braze_exporter.metrics.counters import Counters
 from braze_exporter.metrics.exposition import format_labels, format_samples
 from braze_exporter.metrics.families import GAUGE_HELP, QUERY_FAMILIES, Family, build_gauge
@@ -45,7 +45,7 @@ class SeriesRow:
 
     series: Series
     labels: str
-    baseline: Baseline | None = None
+    baseline: BaselineHistory | None = None
     newest_start: int | None = None
 
     def record_newest(self, start: int | None) -> None:
@@ -124,7 +124,7 @@ class QueryRow:
                 series_row = self._find_or_add(head)
                 series_row.newest_start = newest_start
                 if head.key in restored.baselines and self.query.baseline_weeks:
-                    series_row.baseline = Baseline(self.query)
+                    series_row.baseline = BaselineHistory(self.query)
                     series_row.baseline.restore(*restored.baselines[head.key])
 
     @property
@@ -146,7 +146,7 @@ class QueryRow:
             series_row = self._find_or_add(series.head)
             series_row.record_newest(series.newest_start)
             if series_row.baseline is None:
-                series_row.baseline = Baseline(query)
+                series_row.baseline = BaselineHistory(query)
             points = series.points if is_history else series.points[:-1]
             changed |= series_row.baseline.add(points, response.sent_at)
         if changed:
@@ -254,7 +254,7 @@ class QueryRow:
 
     def render_counter(self, family: Family, metric_group: MetricGroup, counters: Counters) -> bytes:
         """Return the lines of a counter family with the totals of the last save, rendered only if they have changed."""
-        revision = counters.saved_revision(self._counter_key)
+        revision = counters.exported_revision(self._counter_key)
         if revision != self._counter_revision:
             self._counter_lines, self._counter_revision = {}, revision
         if metric_group not in self._counter_lines:

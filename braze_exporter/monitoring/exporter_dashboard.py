@@ -21,7 +21,7 @@ from braze_exporter.monitoring.exporter_details import (
     latest,
     oldest_success,
     select,
-    sum_by,
+    total_by,
 )
 from braze_exporter.monitoring.panels import GREY, Column, Json, Row, chart, numbers, stat, steps, table
 from braze_exporter.monitoring.series_groups import union, with_label
@@ -47,13 +47,13 @@ def exporter_rows() -> Iterator[Row]:
 def _count(*states: QueryStatus) -> str:
     """Return the number of queries in one of the states by workspace, or of all queries."""
     matchers = [f'state=~"{"|".join(states)}"'] if states else []
-    return sum_by(latest(metrics.QUERIES, *matchers), "workspace")
+    return total_by(latest(metrics.QUERIES, *matchers), "workspace")
 
 
 def _rejections() -> str:
     """Return the requests with a rejected key, as long as the exporter can be scraped."""
     failed = select(metrics.REQUESTS_FAILED, f'reason=~"{Reason.UNAUTHORIZED}|{Reason.FORBIDDEN}"')
-    return f"{sum_by(f'increase({failed}[10m])', 'workspace')} and on (workspace) {select(metrics.QUERIES)}"
+    return f"{total_by(f'increase({failed}[10m])', 'workspace')} and on (workspace) {select(metrics.QUERIES)}"
 
 
 def _limit_left(*labels: str) -> str:
@@ -162,7 +162,7 @@ def _limit_panels() -> Iterator[Json]:
     for pool in dict.fromkeys(endpoint.pool for endpoint in endpoints):
         paths = "|".join(dict.fromkeys(endpoint.path for endpoint in endpoints if endpoint.pool == pool))
         requests = select(metrics.REQUESTS, f'path=~"{paths}"')
-        used = f"{sum_by(f'increase({requests}[1h])', 'workspace')} / {3_600 / pool.window_seconds:g}"
+        used = f"{total_by(f'increase({requests}[1h])', 'workspace')} / {3_600 / pool.window_seconds:g}"
         limit = latest(metrics.RATE_LIMIT, f'pool="{pool.name}"')
         legends[f"{used} / on (workspace) group_right () {limit}"] = "{{workspace}} {{pool}}"
     yield chart(

@@ -8,7 +8,7 @@ from braze_exporter.metrics.families import QUERY_LAST_SUCCESS, QUERY_SETTLED_ST
 from braze_exporter.metrics.promql import max_by
 from braze_exporter.metrics.self_families import BUILD_INFO
 from braze_exporter.monitoring.panels import Column, Json, Row, chart, numbers, steps, table
-from braze_exporter.monitoring.series_groups import select as select_series
+from braze_exporter.monitoring.series_groups import select as select_on_dashboard
 
 # Requests are counted over at least four times this, which is longer than the usual `refresh_interval`.
 _MIN_STEP = "5m"
@@ -20,10 +20,10 @@ WARNINGS = numbers(thresholds=steps("text", (1, "orange")), unknown="-")
 SUCCESS = numbers(values={"0": ("fail", "red"), "1": ("succeed", "green")})
 IDENTITY = (Column("Workspace", "workspace"), Column("Kind", "kind"))
 
-select = functools.partial(select_series, variables=("workspace",))
+select = functools.partial(select_on_dashboard, variables=("workspace",))
 
 
-def sum_by(expr: str, *labels: str) -> str:
+def total_by(expr: str, *labels: str) -> str:
     """Return the sum of an expression by these labels."""
     return f"sum by ({', '.join(labels)}) ({expr})"
 
@@ -47,9 +47,9 @@ def detail_rows() -> Iterator[Row]:
 
 def _request_panels() -> Iterator[Json]:
     def by(function: str, family: Family, label: str) -> str:
-        return sum_by(f"{function}({select(family)}[{_RATE}])", "workspace", label)
+        return total_by(f"{function}({select(family)}[{_RATE}])", "workspace", label)
 
-    buckets = sum_by(f"rate({select(metrics.DURATION, suffix='_bucket')}[{_RATE}])", "workspace", "le")
+    buckets = total_by(f"rate({select(metrics.DURATION, suffix='_bucket')}[{_RATE}])", "workspace", "le")
     for title, description, legends, options in (
         (
             "Request duration",
@@ -95,7 +95,7 @@ def _age_panels() -> Iterator[Json]:
         {oldest_success(): "{{workspace}}"},
         unit="s",
     )
-    buckets = sum_by(f"rate({select(metrics.REVISION_DELAY, suffix='_bucket')}[24h])", "workspace", "kind", "le")
+    buckets = total_by(f"rate({select(metrics.REVISION_DELAY, suffix='_bucket')}[24h])", "workspace", "kind", "le")
     yield chart(
         "Revision delay",
         "95th percentile of the time from the end of a bucket to a later change of its value, over 24 hours. If it is "

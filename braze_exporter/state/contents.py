@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 
 from braze_exporter.braze.kinds import Unit
-from braze_exporter.state.counter_state import CounterKey, CounterState, NameKey, Row
+from braze_exporter.state.counter_state import CounterKey, CounterRow, CounterState, NameKey
 from braze_exporter.state.errors import DamagedError, StateFileError
 from braze_exporter.state.tables import (
     SALT_PROPERTY,
@@ -33,7 +33,9 @@ def read_counters(connection: sqlite3.Connection) -> dict[CounterKey, CounterSta
 
 
 def counter_changes(
-    rows: Mapping[CounterKey, Row], packed_counters: Mapping[CounterKey, bytes], removed: Iterable[CounterKey] = ()
+    rows: Mapping[CounterKey, CounterRow],
+    packed_counters: Mapping[CounterKey, bytes],
+    removed: Iterable[CounterKey] = (),
 ) -> TableChanges:
     """Return the changes for counter states, from `CounterState.to_row` and `pack_counters`, and for those removed."""
     changes: TableChanges = {

@@ -18,7 +18,7 @@ SeriesKey = tuple[str, ...]
 # Workspace, url, kind and id.
 NameKey = tuple[str, str, str, str]
 # The unit, the time of the last request and the zone of a counter state.
-Row = tuple[str, float, str]
+CounterRow = tuple[str, float, str]
 
 # Total, withheld amount, floor and newest bucket of a counter, before its highest values.
 _COUNTER = struct.Struct("=ddqq")
@@ -33,7 +33,7 @@ class Counter:
     number is not counted. It may be shared, so it is never modified. `newest` is the number of the newest bucket that a
     response had. `withheld` is an amount that was counted but is not exported yet.
 
-    The state file does not have the other fields. `saved_total` is the total at the last successful write. If
+    The state file does not have the other fields. `exported_total` is the total at the last successful write. If
     `is_unexposed`, the total was on no page yet. `recorded` has the values that were recorded last.
     """
 
@@ -42,7 +42,7 @@ class Counter:
     newest: int
     total: float = 0.0
     withheld: float = 0.0
-    saved_total: float = 0.0
+    exported_total: float = 0.0
     is_unexposed: bool = False
     recorded: "array[float] | None" = None
 
@@ -95,7 +95,7 @@ class CounterState:
             counter.floor = counter.floor if floor is None else max(counter.floor, floor)
         self.numbers = numbers
 
-    def to_row(self) -> Row:
+    def to_row(self) -> CounterRow:
         """Return what the state file keeps besides the counters."""
         return (self.unit.value, self.requested_at, self.zone)
 

@@ -43,7 +43,7 @@ MAX_TIMEOUT_SECONDS = 60.0
 # The maximum number of scrapes that wait for fetches. Further scrapes return the current values at once.
 MAX_WAITING_SCRAPES = 64
 # How long a scrape waits at least for the start of its fetches, even after its deadline.
-_MIN_REFRESH_SECONDS = 0.1
+_MIN_START_SECONDS = 0.1
 _SHUTDOWN_SECONDS = 1  # how long the shutdown waits for pending responses
 # Paths exempt from authentication, for health probes.
 _PUBLIC_PATHS = {"/-/healthy", "/-/ready"}
@@ -189,7 +189,7 @@ class Application:
         They are started in a thread, which may have to wait for a lock while another thread works.
         """
         started = asyncio.get_running_loop().run_in_executor(self._threads, self.exporter.refresh)
-        is_started = await _wait_until(max(deadline, _now() + _MIN_REFRESH_SECONDS), started)
+        is_started = await _wait_until(max(deadline, _now() + _MIN_START_SECONDS), started)
         return started.result() if is_started else Refresh()
 
     async def _render(

@@ -33,7 +33,7 @@ from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, MAX_LENGTH, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Point
-from braze_exporter.metrics.baseline import Baseline
+from braze_exporter.metrics.baseline import BaselineHistory
 from braze_exporter.scheduler.history import (
     History,
     HistoryRange,
@@ -113,7 +113,7 @@ def test_earlier_buckets_have_same_weekday_and_time(moment: datetime, zone: Zone
 def test_baseline_is_median_of_known_weeks(weeks: int, known: list[int | None], expected: float | None) -> None:
     """The baseline needs all weeks but one, and at least two if several are configured; otherwise it is absent."""
     query_ = query(weeks=weeks)
-    baseline = Baseline(query_)
+    baseline = BaselineHistory(query_)
     for start, value in zip(same_buckets_in_earlier_weeks(CURRENT_HOUR, query_), known, strict=True):
         baseline.add([] if value is None else [Point(start, float(value))], NOW)
     assert baseline.median_for(CURRENT_HOUR) == expected
@@ -123,7 +123,7 @@ def test_unsettled_buckets_are_not_learned() -> None:
     """A bucket that was only fetched before it settled is not part of the baseline."""
     query_ = query(weeks=1)
     start = same_buckets_in_earlier_weeks(CURRENT_HOUR, query_)[0]
-    baseline = Baseline(query_)
+    baseline = BaselineHistory(query_)
     baseline.add([Point(start, 5.0)], start + HOUR + query_.settle_seconds - 1)
     assert baseline.median_for(CURRENT_HOUR) is None
     baseline.add([Point(start, 6.0)], start + HOUR + query_.settle_seconds)
@@ -133,7 +133,7 @@ def test_unsettled_buckets_are_not_learned() -> None:
 def test_old_buckets_are_removed() -> None:
     """Only the periods that the configured weeks and one more week touch are kept in memory."""
     query_ = query(weeks=2)
-    baseline = Baseline(query_)
+    baseline = BaselineHistory(query_)
     for hour in range(0, 20 * WEEK_SECONDS, HOUR):
         baseline.add([Point(hour, 1.0)], hour + HOUR + query_.settle_seconds)
     hours = sum(len(baseline.values_of_period(period)[0]) for period in range(30))
