@@ -1,6 +1,6 @@
-"""Infer the time zone of a series' daily buckets from its hourly buckets. No I/O."""
+"""The names of time zones, and the inference of the zone of daily buckets from hourly buckets. No I/O."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import date, timedelta
 from functools import cache
 from zoneinfo import ZoneInfo, available_timezones
@@ -64,6 +64,14 @@ def _day_span(day: date, zone: ZoneInfo) -> tuple[int, int]:
 
 
 @cache
+def known_zones() -> frozenset[str]:
+    """Return the names of all time zones.
+
+    `ZoneInfo` also accepts names that are not in this set, such as right/UTC, which counts leap seconds.
+    """
+    return frozenset(available_timezones() - {"localtime", "Factory"})
+
+
+@cache
 def _zone_names() -> tuple[str, ...]:
-    known: Iterable[str] = available_timezones() - {"localtime", "Factory"}
-    return (*_PREFERRED_ZONES, *sorted({*known} - {*_PREFERRED_ZONES}))
+    return (*_PREFERRED_ZONES, *sorted(known_zones() - {*_PREFERRED_ZONES}))

@@ -104,13 +104,13 @@ def _segment_lines(
     workspace: ConfiguredWorkspace, items: Sequence[ListItem], names: Mapping[str, str]
 ) -> Iterator[str]:
     """Yield the lines of `segments`, the mapping of names to Braze's ids."""
-    comments = {item.id.lower(): _describe_item(item, names[item.id]) for item in items}
+    comments = {normalize_id(item.id): _describe_item(item, names[item.id]) for item in items}
     for name, braze_id in workspace.spec.segments.items():
-        yield _with_comment(f"{quote_scalar(name)}: {braze_id}", comments.pop(braze_id.lower(), ""))
+        yield _with_comment(f"{quote_scalar(name)}: {braze_id}", comments.pop(normalize_id(braze_id), ""))
     for item in _sort(items):
-        if item.id.lower() in comments:
+        if normalize_id(item.id) in comments:
             text = f"{quote_scalar(names[item.id])}: {quote_scalar(item.id)}"
-            yield _with_comment(text, comments[item.id.lower()], describe_defect(SEGMENT_LIST, item))
+            yield _with_comment(text, comments[normalize_id(item.id)], describe_defect(SEGMENT_LIST, item))
 
 
 def _segment_names(workspace: ConfiguredWorkspace, items: Iterable[ListItem]) -> Mapping[str, str]:
@@ -118,12 +118,12 @@ def _segment_names(workspace: ConfiguredWorkspace, items: Iterable[ListItem]) ->
 
     Braze's name is not used if it is empty, too long or already used.
     """
-    configured = {braze_id.lower(): name for name, braze_id in workspace.spec.segments.items()}
+    configured = {normalize_id(braze_id): name for name, braze_id in workspace.spec.segments.items()}
     names: dict[str, str] = {}
     used = {ALL, *configured.values()}
     for item in _sort(items):
         fits = item.name.strip() and item.name not in used and len(item.name) <= _MAX_KEY_LENGTH
-        names[item.id] = configured.get(item.id.lower(), item.name if fits else item.id)
+        names[item.id] = configured.get(normalize_id(item.id), item.name if fits else item.id)
         used.add(names[item.id])
     return names
 

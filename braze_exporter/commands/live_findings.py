@@ -14,6 +14,7 @@ from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.instances import INSTANCES
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.lists import SEGMENT_LIST, ListEndpoint
+from braze_exporter.braze.names import normalize_id
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import bucket_starts
 from braze_exporter.config.document import shorten
@@ -183,9 +184,9 @@ def _segment_findings(results: LiveResults) -> Iterator[Finding]:
     result = results.lists.get(SEGMENT_LIST)
     if result is None or result.failure:
         return
-    rows = {row.id.lower(): row for row in result.items}
+    rows = {normalize_id(row.id): row for row in result.items}
     for name, braze_id in results.workspace.spec.segments.items():
-        row = rows.get(braze_id.lower())
+        row = rows.get(normalize_id(braze_id))
         if row is None:
             text = f'the id of segment "{shorten(name)}" is missing from Braze\'s list{_MISSING_ID_HINT}'
             yield Finding(Level.PROBLEM, text)

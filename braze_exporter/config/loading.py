@@ -240,7 +240,7 @@ class _Loader:
     def _check_unique_ids(self, raw: object, path: KeyPath) -> None:
         first: dict[str, str] = {}
         for name, braze_id in raw.items() if isinstance(raw, dict) else ():
-            if isinstance(braze_id, str) and (other := first.setdefault(braze_id.lower(), name)) != name:
+            if isinstance(braze_id, str) and (other := first.setdefault(normalize_id(braze_id), name)) != name:
                 self._add_problem(
                     (*path, name), f'has the same identifier as "{echo_value(other)}"; remove one of them'
                 )

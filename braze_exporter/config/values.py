@@ -3,7 +3,6 @@
 Numbers are not converted to strings, nor strings to numbers.
 """
 
-import functools
 import ipaddress
 import json
 import os
@@ -11,12 +10,13 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 from pydantic import BeforeValidator, WithJsonSchema
 
 from braze_exporter.braze.instances import INSTANCES
 from braze_exporter.braze.kinds import KINDS, Unit
+from braze_exporter.braze.time_zones import known_zones
 from braze_exporter.config.document import echo_value
 from braze_exporter.config.regex import Regex, RegexError, compile_regex
 from braze_exporter.config.secrets import MUST_BE_PATH, MUST_BE_VARIABLE
@@ -143,17 +143,11 @@ def mapping_of(contents: str) -> BeforeValidator:
     return _if(lambda value: isinstance(value, dict), f"must be a mapping of {contents}")
 
 
-@functools.cache
-def _time_zones() -> frozenset[str]:
-    # `ZoneInfo` also accepts names that are not in this set, such as right/UTC, which counts leap seconds.
-    return frozenset(available_timezones() - {"localtime", "Factory"})
-
-
 def _validate_timezone(value: object) -> ZoneInfo:
     name = _validate_text(value)
-    if name not in _time_zones():
+    if name not in known_zones():
         # Abbreviations and offsets resemble names of other zones, such as PST and EST.
-        known = () if _ABBREVIATION.fullmatch(name) else sorted(_time_zones())
+        known = () if _ABBREVIATION.fullmatch(name) else sorted(known_zones())
         hint = did_you_mean(name, known) or "; expected a name such as America/New_York"
         raise InvalidValueError(f'unknown time zone "{echo_value(name)}"{hint}')
     return ZoneInfo(name)
