@@ -1,5 +1,6 @@
 """The exported series of one query: the lines of its gauges, cached until something changes."""
 
+import copy
 import functools
 import math
 import operator
@@ -286,12 +287,12 @@ class QueryRow:
 
         `total` returns the exported counter value of a series, or None.
         """
-        settled = self._settled_index
+        query_state, settled = copy.copy(self.query_state), self._settled_index
         for series_row in self.series.values():
             yield SeriesView(
-                self.query_state,
+                query_state,
                 series_row.series,
-                self.query_state.response,
+                query_state.response,
                 settled + 1 if settled is not None else 0,
                 *self._gauge_values(series_row, settled),
                 total(series_row.series),

@@ -30,6 +30,7 @@ from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.config.loading import load_config
+from braze_exporter.metrics.collector import query_status
 from braze_exporter.metrics.self_families import QueryStatus
 from braze_exporter.scheduler.admission import LimiterStatus
 from braze_exporter.scheduler.plan import build_plan
@@ -37,7 +38,7 @@ from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.rate_limiter import Pause, PauseReason
 from braze_exporter.simulator.inventory import Campaign, Inventory
 from braze_exporter.simulator.traffic import Traffic, TrafficShape
-from braze_exporter.web import status_messages
+from braze_exporter.web import status_messages, status_response
 from braze_exporter.web.status_response import read_status_response
 
 EVENTS = """
@@ -166,6 +167,20 @@ def test_first_fetch_in_flight_is_shown(exporter: ExporterRig) -> None:
     exporter.braze.wait_for(1)
     assert query_message(exporter) == "pending: fetch in progress"
     assert find_query(read_status_response(exporter.exporter), "purchase")["in_flight"]
+
+
+def test_fetch_during_page_changes_no_query_of_it(exporter: ExporterRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message of a query describes the same moment as its status, even if a fetch ends between the two."""
+
+    def determine_status(query_state: QueryState, now: float) -> QueryStatus:
+        status = query_status(query_state, now)
+        if not exporter.braze.requests:
+            exporter.scrape()
+        return status
+
+    exporter.braze.inject(response_faults.status(503))
+    monkeypatch.setattr(status_response, "query_status", determine_status)
+    assert query_message(exporter) == "pending: first fetch at the next scrape"
 
 
 def test_healthy_workspace_is_shown() -> None:
