@@ -1,4 +1,4 @@
-"""The data of a call to Braze: its response, its rate-limit headers and its outcome."""
+"""The data of a call to Braze: its response, the rate limit and its outcome."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,11 +28,11 @@ class Response:
 
 
 @dataclass(frozen=True, slots=True)
-class RateLimitHeaders:
-    """The values of Braze's rate-limit headers. A value is None if the header is absent or empty.
+class RateLimit:
+    """A rate limit of Braze, as its headers describe it. A value is None if it is unknown or invalid.
 
-    An invalid limit or reset is None. An invalid number of remaining calls is 0, and `invalid_remaining` is its text.
-    `reset` is in seconds since the epoch.
+    `limit` is the number of calls per window, `remaining` the number left in this window, and `reset` its end in
+    seconds since the epoch. An invalid number of remaining calls is 0, and `invalid_remaining` is its text.
     """
 
     limit: float | None = None
@@ -56,7 +56,7 @@ class CallEvent:
     status: int | None
     reason: Reason | None
     seconds: float
-    rate_limit_headers: RateLimitHeaders
+    rate_limit: RateLimit
     clock_offset: float | None = None
     pause_seconds: float | None = None
 

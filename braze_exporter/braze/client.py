@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from braze_exporter.braze import list_page, parsing
 from braze_exporter.braze.body import QUEUED_DETAIL
-from braze_exporter.braze.calls import CallEvent, EndOfCall, RateLimitHeaders, RateLimitInfo, Response
+from braze_exporter.braze.calls import CallEvent, EndOfCall, RateLimit, RateLimitInfo, Response
 from braze_exporter.braze.clock import Clock
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.lists import ListEndpoint, ListItem
@@ -202,7 +202,7 @@ class Client:
         seconds: float,
     ) -> None:
         """Report the outcome of a call to `on_end` and `on_call`, and update the clock offset."""
-        headers, offset, feedback = RateLimitHeaders(), None, RateLimitInfo()
+        rate_limit, offset, info = RateLimit(), None, RateLimitInfo()
         reason = failure.reason if failure is not None else None
         try:
             if received is not None:
@@ -210,18 +210,18 @@ class Client:
                 now = local_time if braze_time is None else braze_time  # reset times are by Braze's clock
                 offset = None if braze_time is None else braze_time - local_time
                 self._clock_ahead_seconds = 0.0 if offset is None else max(0.0, -offset)
-                headers = parsing.parse_rate_limit(received.headers, now)
-                headers = replace(headers, invalid_remaining=self._excerpt(headers.invalid_remaining))
-                feedback = RateLimitInfo(
-                    headers.limit,
-                    headers.remaining,
-                    resets_in=None if headers.reset is None else headers.reset - now,
+                rate_limit = parsing.parse_rate_limit(received.headers, now)
+                rate_limit = replace(rate_limit, invalid_remaining=self._excerpt(rate_limit.invalid_remaining))
+                info = RateLimitInfo(
+                    rate_limit.limit,
+                    rate_limit.remaining,
+                    resets_in=None if rate_limit.reset is None else rate_limit.reset - now,
                     retry_after=parsing.parse_retry_after(received.headers, now),
                     is_rate_limited=reason is Reason.RATE_LIMITED,
                     is_accepted=reason not in {Reason.RATE_LIMITED, Reason.SERVER_ERROR},
                 )
         finally:  # other calls may wait for the end of this one
-            pause_seconds = on_end(failure, feedback)
+            pause_seconds = on_end(failure, info)
         status = received.status if received is not None else None
         self._on_call(
             CallEvent(
@@ -231,7 +231,7 @@ class Client:
                 status,
                 reason,
                 seconds,
-                headers,
+                rate_limit,
                 clock_offset=offset,
                 pause_seconds=pause_seconds,
             )

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 from braze_exporter.braze.body import parse_body
 from braze_exporter.braze.buckets import bucket_number, midnight
-from braze_exporter.braze.calls import RateLimitHeaders
+from braze_exporter.braze.calls import RateLimit
 from braze_exporter.braze.errors import Reason, invalid_response
 from braze_exporter.braze.json_objects import compact_object
 from braze_exporter.braze.kinds import MAX_LENGTH, Unit
@@ -74,16 +74,17 @@ def read_message(body: bytes) -> str:
     return message if isinstance(message, str) else ""
 
 
-def parse_rate_limit(headers: Mapping[str, str], now: float) -> RateLimitHeaders:
-    """Return the rate-limit headers. `now` is the time of the response in seconds since the epoch, by Braze's clock.
+def parse_rate_limit(headers: Mapping[str, str], now: float) -> RateLimit:
+    """Return the rate limit in the headers of a response.
 
-    If the number of remaining calls is invalid, no call may remain. An invalid limit or reset is ignored.
+    `now` is the time of the response in seconds since the epoch, by Braze's clock. If the number of remaining calls is
+    invalid, no call may remain. An invalid limit or reset is ignored.
     """
     limit = _parse_number(headers.get("X-RateLimit-Limit", ""))
     written_remaining = headers.get("X-RateLimit-Remaining", "").strip()
     remaining = _parse_number(written_remaining)
     resets_in = _parse_seconds(headers.get("X-RateLimit-Reset", ""), now)
-    return RateLimitHeaders(
+    return RateLimit(
         limit if limit is not None and 1 <= limit <= _MAX_LIMIT else None,
         0.0 if remaining is None and written_remaining else remaining,
         now + resets_in if resets_in is not None and abs(resets_in) <= _MAX_RESET_SECONDS else None,

@@ -16,7 +16,7 @@ from prometheus_client import (
 from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
-from braze_exporter.braze.calls import CallEvent, RateLimitHeaders
+from braze_exporter.braze.calls import CallEvent, RateLimit
 from braze_exporter.braze.errors import Reason
 from braze_exporter.braze.kinds import SeriesKind
 from braze_exporter.braze.lists import ListEndpoint
@@ -123,7 +123,7 @@ class SelfMetrics:
         self,
         plan: Plan,
         lists: Mapping[str, Sequence[ListEndpoint]],
-        rate_limits: Mapping[tuple[str, str], RateLimitHeaders],
+        rate_limits: Mapping[tuple[str, str], RateLimit],
     ) -> None:
         """Create the series of all endpoints, pools and reasons, and remove those of removed workspaces.
 
@@ -228,13 +228,13 @@ class SelfMetrics:
         self._duration.labels(call.workspace, call.path).observe(call.seconds)
         if call.reason is not None:
             self._requests_failed.labels(call.workspace, call.path, call.reason).inc()
-        self._record_rate_limit(call.workspace, call.pool, call.rate_limit_headers)
+        self._record_rate_limit(call.workspace, call.pool, call.rate_limit)
 
-    def _record_rate_limit(self, workspace: str, pool: str, headers: RateLimitHeaders) -> None:
+    def _record_rate_limit(self, workspace: str, pool: str, rate_limit: RateLimit) -> None:
         for metric, value in (
-            (self._rate_limit, headers.limit),
-            (self._rate_limit_remaining, headers.remaining),
-            (self._rate_limit_reset, headers.reset),
+            (self._rate_limit, rate_limit.limit),
+            (self._rate_limit_remaining, rate_limit.remaining),
+            (self._rate_limit_reset, rate_limit.reset),
         ):
             if value is not None:
                 metric.labels(workspace, pool).set(value)

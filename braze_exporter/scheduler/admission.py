@@ -69,7 +69,7 @@ class Permit:
         self._end = end
         self._has_ended = False
 
-    def end(self, error: BrazeError | None, feedback: RateLimitInfo) -> float | None:
+    def end(self, error: BrazeError | None, info: RateLimitInfo) -> float | None:
         """Report the outcome of the call. Further calls of this method do nothing.
 
         Returns the length of the pause in seconds if the call paused its pool, otherwise None.
@@ -77,7 +77,7 @@ class Permit:
         if self._has_ended:
             return None
         self._has_ended = True
-        return self._end(error, feedback)
+        return self._end(error, info)
 
 
 class Admission:
@@ -177,12 +177,12 @@ class Admission:
                     key = self.key
                     key_call = key.acquire(endpoint)
 
-        def end(error: BrazeError | None, feedback: RateLimitInfo) -> float | None:
+        def end(error: BrazeError | None, info: RateLimitInfo) -> float | None:
             with self._lock:
                 now = self._clock.monotonic()
                 key.record(endpoint, error, key_call, now)
                 start.record(error, start_call, now)
-                pause_seconds = limiter.release(feedback, pool_probe, now)
+                pause_seconds = limiter.release(info, pool_probe, now)
                 is_refused = error is not None and error.reason in AUTH_REASONS
                 self._on_call()
                 if is_refused or pause_seconds is not None:

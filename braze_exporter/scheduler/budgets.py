@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Self
 
-from braze_exporter.braze.calls import RateLimitHeaders
+from braze_exporter.braze.calls import RateLimit
 from braze_exporter.braze.clock import Clock
 from braze_exporter.braze.lists import ListEndpoint
 from braze_exporter.braze.pools import Endpoint, Pool
@@ -215,7 +215,7 @@ class Budgets:
             demands[WorkspaceKey.of(spec)] = Demand(budgets, endpoints(spec.name))
         self.set_demands(demands)
 
-    def rate_limits(self) -> dict[tuple[str, str], RateLimitHeaders]:
+    def rate_limits(self) -> dict[tuple[str, str], RateLimit]:
         """Return the current rate limits by the names of workspace and pool, also those from the state file."""
         with self._lock:
             now, wall = self._clock.monotonic(), self._clock.wall()

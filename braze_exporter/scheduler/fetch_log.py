@@ -144,7 +144,7 @@ class FetchLog:
     def log_call(self, call: CallEvent) -> None:
         """Log if a pool pauses, or if the exporter's clock begins to differ from Braze's or agrees with it again."""
         if call.pause_seconds is not None:
-            invalid = call.rate_limit_headers.invalid_remaining
+            invalid = call.rate_limit.invalid_remaining
             reason = f"X-RateLimit-Remaining is invalid: {invalid}" if invalid else "only budget.reserve is left"
             if call.reason is Reason.RATE_LIMITED:
                 reason = "429 Too Many Requests"

@@ -7,7 +7,7 @@ of the monotonic clock.
 from dataclasses import dataclass, replace
 from enum import Enum, IntEnum, auto
 
-from braze_exporter.braze.calls import RateLimitHeaders, RateLimitInfo
+from braze_exporter.braze.calls import RateLimit, RateLimitInfo
 from braze_exporter.braze.pools import LISTS_POOL, Pool
 from braze_exporter.scheduler.circuit_breaker import BreakerCall, CircuitBreaker, Decision, backoff_seconds
 from braze_exporter.state.tables import BudgetRow
@@ -139,11 +139,11 @@ class RateLimiter:
         if row.remaining is not None and resets_in is not None:
             self._remaining, self._resets_at = row.remaining, now + resets_in
 
-    def rate_limit(self, now: float, wall: float) -> RateLimitHeaders:
+    def rate_limit(self, now: float, wall: float) -> RateLimit:
         """Return the limit, the remaining calls and the reset of Braze's current window, without values if unknown."""
         if self._remaining == float("inf") or now >= self._resets_at:
-            return RateLimitHeaders()
-        return RateLimitHeaders(self._limit, max(0.0, self._remaining), wall + self._resets_at - now)
+            return RateLimit()
+        return RateLimit(self._limit, max(0.0, self._remaining), wall + self._resets_at - now)
 
     def to_row(self, url: str, key_digest: str, now: float, wall: float) -> BudgetRow:
         """Return the state as a row of the state file."""
@@ -200,18 +200,18 @@ class RateLimiter:
         self._check_reserve(now)
         return probe
 
-    def release(self, feedback: RateLimitInfo, probe: BreakerCall, now: float) -> float | None:
+    def release(self, info: RateLimitInfo, probe: BreakerCall, now: float) -> float | None:
         """Register the end of a call, with the rate-limit information of its response.
 
         Return the seconds of the pause if a new one begins, otherwise None.
         """
         self._in_flight -= 1
         is_current = self._circuit_breaker.is_current(probe)
-        self._circuit_breaker.release(probe, succeeded=feedback.is_accepted or feedback.remaining is not None)
-        self._apply_feedback(feedback, now)
-        if feedback.is_rate_limited:
-            self._pause_after_rate_limit(feedback, now, is_current=is_current)
-        elif feedback.is_accepted and is_current:
+        self._circuit_breaker.release(probe, succeeded=info.is_accepted or info.remaining is not None)
+        self._apply_info(info, now)
+        if info.is_rate_limited:
+            self._pause_after_rate_limit(info, now, is_current=is_current)
+        elif info.is_accepted and is_current:
             self._consecutive_pauses = 0
         until, reported_until = self._paused_until(now), self._reported_until
         self._reported_until = max(until, reported_until)
@@ -259,17 +259,17 @@ class RateLimiter:
             self._remaining, self._resets_at = self._limit, self._resets_at + windows * self._pool.window_seconds
             self._is_window_estimated = True
 
-    def _apply_feedback(self, feedback: RateLimitInfo, now: float) -> None:
+    def _apply_info(self, info: RateLimitInfo, now: float) -> None:
         self._refill(now)
-        is_other_limit = feedback.limit is not None and feedback.limit >= 1 and feedback.limit != self._limit
-        if is_other_limit and feedback.limit is not None:
-            self._limit = feedback.limit
-        if feedback.remaining is None:
+        is_other_limit = info.limit is not None and info.limit >= 1 and info.limit != self._limit
+        if is_other_limit and info.limit is not None:
+            self._limit = info.limit
+        if info.remaining is None:
             return
         self._start_window(now)
-        resets_in = self._valid_reset(feedback.resets_in) or DEFAULT_PAUSE_SECONDS
+        resets_in = self._valid_reset(info.resets_in) or DEFAULT_PAUSE_SECONDS
         resets_at, is_window_known = now + resets_in, now < self._resets_at
-        left = feedback.remaining - self._in_flight
+        left = info.remaining - self._in_flight
         is_sooner = is_window_known and resets_at < self._resets_at - self._reset_tolerance_seconds
         has_more = not self._is_window_estimated and left >= self._remaining
         if is_sooner and (resets_in < self._reset_tolerance_seconds or has_more):
@@ -285,17 +285,17 @@ class RateLimiter:
     def _valid_reset(self, seconds: float | None) -> float | None:
         return seconds if seconds is not None and 0 < seconds <= self._max_pause_seconds else None
 
-    def _pause_after_rate_limit(self, feedback: RateLimitInfo, now: float, *, is_current: bool) -> None:
+    def _pause_after_rate_limit(self, info: RateLimitInfo, now: float, *, is_current: bool) -> None:
         """Pause the pool after a 429: until the reset or for `retry_after`, whichever is longer.
 
         Without a valid reset, the pause also doubles with each consecutive 429, but only once if several calls in
         flight get one.
         """
-        seconds = self._valid_reset(feedback.resets_in)
+        seconds = self._valid_reset(info.resets_in)
         if seconds is None and is_current:
             self._consecutive_pauses += 1
             seconds = backoff_seconds(DEFAULT_PAUSE_SECONDS, self._consecutive_pauses, MAX_PAUSE_SECONDS)
-        seconds = min(max(seconds or 0.0, feedback.retry_after or 0.0), self._max_pause_seconds)
+        seconds = min(max(seconds or 0.0, info.retry_after or 0.0), self._max_pause_seconds)
         if seconds > 0:
             self._circuit_breaker.open(now + seconds)
 

@@ -17,7 +17,7 @@ from support import HOUR, NOW
 
 from braze_exporter.braze import parsing
 from braze_exporter.braze.buckets import bucket_end, bucket_number, bucket_start, min_requested_bucket_number
-from braze_exporter.braze.calls import RateLimitHeaders
+from braze_exporter.braze.calls import RateLimit
 from braze_exporter.braze.columns import parse_column
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, MAX_LENGTH, Unit
@@ -376,29 +376,29 @@ def test_points_are_limited_to_max_length() -> None:
     [
         (
             {"X-RateLimit-Limit": "250000", "X-RateLimit-Remaining": "249999", "X-RateLimit-Reset": "1592427600"},
-            RateLimitHeaders(250_000.0, 249_999.0, 1_592_427_600.0),
+            RateLimit(250_000.0, 249_999.0, 1_592_427_600.0),
         ),
-        ({"X-RateLimit-Limit": "", "X-RateLimit-Remaining": "", "X-RateLimit-Reset": ""}, RateLimitHeaders()),
-        ({}, RateLimitHeaders()),
-        ({"X-RateLimit-Reset": "30"}, RateLimitHeaders(reset=1_592_424_030.0)),
+        ({"X-RateLimit-Limit": "", "X-RateLimit-Remaining": "", "X-RateLimit-Reset": ""}, RateLimit()),
+        ({}, RateLimit()),
+        ({"X-RateLimit-Reset": "30"}, RateLimit(reset=1_592_424_030.0)),
         (
             {"X-RateLimit-Limit": "many", "X-RateLimit-Remaining": "-1", "X-RateLimit-Reset": "inf"},
-            RateLimitHeaders(remaining=0.0, invalid_remaining="-1"),
+            RateLimit(remaining=0.0, invalid_remaining="-1"),
         ),
-        ({"X-RateLimit-Remaining": "5, 5"}, RateLimitHeaders(remaining=5.0)),
-        ({"X-RateLimit-Remaining": "5, 6"}, RateLimitHeaders(remaining=0.0, invalid_remaining="5, 6")),
-        ({"X-RateLimit-Reset": "1592427600000"}, RateLimitHeaders()),
-        ({"X-RateLimit-Reset": "86400"}, RateLimitHeaders(reset=1_592_510_400.0)),
-        ({"X-RateLimit-Reset": "86401"}, RateLimitHeaders()),
-        ({"X-RateLimit-Reset": "1592337600"}, RateLimitHeaders(reset=1_592_337_600.0)),
-        ({"X-RateLimit-Reset": "1592337599"}, RateLimitHeaders()),
-        ({"X-RateLimit-Limit": "0"}, RateLimitHeaders()),
-        ({"X-RateLimit-Limit": "1"}, RateLimitHeaders(1.0)),
-        ({"X-RateLimit-Limit": "1000000000"}, RateLimitHeaders(1e9)),
-        ({"X-RateLimit-Limit": "1000000001"}, RateLimitHeaders()),
+        ({"X-RateLimit-Remaining": "5, 5"}, RateLimit(remaining=5.0)),
+        ({"X-RateLimit-Remaining": "5, 6"}, RateLimit(remaining=0.0, invalid_remaining="5, 6")),
+        ({"X-RateLimit-Reset": "1592427600000"}, RateLimit()),
+        ({"X-RateLimit-Reset": "86400"}, RateLimit(reset=1_592_510_400.0)),
+        ({"X-RateLimit-Reset": "86401"}, RateLimit()),
+        ({"X-RateLimit-Reset": "1592337600"}, RateLimit(reset=1_592_337_600.0)),
+        ({"X-RateLimit-Reset": "1592337599"}, RateLimit()),
+        ({"X-RateLimit-Limit": "0"}, RateLimit()),
+        ({"X-RateLimit-Limit": "1"}, RateLimit(1.0)),
+        ({"X-RateLimit-Limit": "1000000000"}, RateLimit(1e9)),
+        ({"X-RateLimit-Limit": "1000000001"}, RateLimit()),
     ],
 )
-def test_rate_limit_headers_are_parsed(headers: dict[str, str], expected: RateLimitHeaders) -> None:
+def test_rate_limit_headers_are_parsed(headers: dict[str, str], expected: RateLimit) -> None:
     """Numbers are parsed, relative resets become timestamps, and an invalid number of remaining calls is 0."""
     assert parsing.parse_rate_limit(headers, now=1_592_424_000.0) == expected
 

@@ -351,12 +351,12 @@ BUDGETS = {CUSTOM_EVENTS.pool: PoolBudget(0.1, 0.2, 10)}
 
 
 def make_call(
-    admission: Admission, kind: SeriesKind, error: BrazeError | None, feedback: RateLimitInfo | None = None
+    admission: Admission, kind: SeriesKind, error: BrazeError | None, info: RateLimitInfo | None = None
 ) -> None:
-    """Make a call that ends with `error`, and with `feedback` about the rate limit."""
+    """Make a call that ends with `error`, and with `info` about the rate limit."""
     permit = admission.admit(kind)
     assert isinstance(permit, Permit)
-    permit.end(error, feedback or RateLimitInfo(is_accepted=True))
+    permit.end(error, info or RateLimitInfo(is_accepted=True))
 
 
 def test_missing_permission_holds_one_endpoint() -> None:

@@ -128,7 +128,7 @@ def test_pager_reads_whole_list(lists: ListSetup, what: ListEndpoint) -> None:
     assert [(call.workspace, call.path, call.pool, call.status, call.reason) for call in lists.calls] == [
         ("production", what.path, what.pool.name, 200, None)
     ] * (pages + 1)
-    assert lists.calls[-1].rate_limit_headers.remaining == what.pool.limit - pages - 1
+    assert lists.calls[-1].rate_limit.remaining == what.pool.limit - pages - 1
 
 
 def test_pager_with_5000_events_makes_21_calls(lists: ListSetup) -> None:

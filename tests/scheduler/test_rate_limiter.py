@@ -32,9 +32,9 @@ class LimiterRig:
         self.granted.append(self.now)
         return True
 
-    def release(self, feedback: RateLimitInfo | None = None) -> float | None:
+    def release(self, info: RateLimitInfo | None = None) -> float | None:
         """End the oldest call in flight."""
-        return self.limiter.release(feedback or RateLimitInfo(is_accepted=True), self.in_flight.pop(0), self.now)
+        return self.limiter.release(info or RateLimitInfo(is_accepted=True), self.in_flight.pop(0), self.now)
 
 
 def make_rig(*, share: float = 0.1, reserve: float = 0.2, burst: int = 5, is_probed: bool = True) -> LimiterRig:
