@@ -165,7 +165,7 @@ class Admission:
             if deny_reason is not None or must_wait:
                 return deny_reason
             key, limiter, start = self.key, self.budget.limiters[endpoint.pool.name], self.budget.start
-            key_call, pool_probe = key.acquire(endpoint), limiter.acquire(now, priority)
+            key_call, pool_call = key.acquire(endpoint), limiter.acquire(now, priority)
             start_call = start.acquire()
             self._on_call()
 
@@ -182,7 +182,7 @@ class Admission:
                 now = self._clock.monotonic()
                 key.record(endpoint, error, key_call, now)
                 start.record(error, start_call, now)
-                pause_seconds = limiter.release(info, pool_probe, now)
+                pause_seconds = limiter.release(info, pool_call, now)
                 is_refused = error is not None and error.reason in AUTH_REASONS
                 self._on_call()
                 if is_refused or pause_seconds is not None:

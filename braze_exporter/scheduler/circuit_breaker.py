@@ -71,18 +71,18 @@ class CircuitBreaker:
         self._is_probe_running = self._is_probe_due
         return BreakerCall(self._is_probe_due, self._generation)
 
-    def is_current(self, probe: BreakerCall) -> bool:
+    def is_current(self, call: BreakerCall) -> bool:
         """Return whether no probe has been required since the call began. Otherwise its result is outdated."""
-        return probe.generation == self._generation
+        return call.generation == self._generation
 
-    def release(self, probe: BreakerCall, *, succeeded: bool) -> None:
+    def release(self, call: BreakerCall, *, succeeded: bool) -> None:
         """Register the end of a call.
 
         A probe that `succeeded` closes the breaker, unless it was opened again meanwhile.
         """
-        if probe.is_probe:
+        if call.is_probe:
             self._is_probe_running = False
-            self._is_probe_due = not (succeeded and self.is_current(probe))
+            self._is_probe_due = not (succeeded and self.is_current(call))
 
     def open(self, until: float) -> None:
         """Deny all calls until `until`, then allow one probe. If the breaker is open for longer, that time is kept."""

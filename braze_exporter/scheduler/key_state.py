@@ -73,12 +73,12 @@ class _AuthCircuitBreaker(CircuitBreaker):
         self.rejected_since = float("-inf")
         self.is_probe_wanted = False
 
-    def record(self, error: BrazeError | None, probe: BreakerCall, now: float) -> None:
+    def record(self, error: BrazeError | None, call: BreakerCall, now: float) -> None:
         """Register the end of a call. If the breaker has been opened since the call began, its result is ignored."""
         reason = error.reason if error is not None else None
-        is_current, is_rejected = self.is_current(probe), reason in AUTH_REASONS
+        is_current, is_rejected = self.is_current(call), reason in AUTH_REASONS
         succeeded = reason in _KEY_ACCEPTED_REASONS and not is_rejected
-        self.release(probe, succeeded=succeeded)
+        self.release(call, succeeded=succeeded)
         if not is_current:
             return
         if reason is Reason.UNAUTHORIZED or reason in _KEY_ACCEPTED_REASONS:
@@ -88,9 +88,9 @@ class _AuthCircuitBreaker(CircuitBreaker):
             self.verdict_at = now
         if error is not None and is_rejected:
             self.error = error.without_traceback()
-        if is_rejected or (probe.is_probe and not succeeded and self.error is not None):
+        if is_rejected or (call.is_probe and not succeeded and self.error is not None):
             self.open(now + AUTH_RETRY_SECONDS)
-        elif probe.is_probe:
+        elif call.is_probe:
             self.error = None
 
     def reset(self) -> None:

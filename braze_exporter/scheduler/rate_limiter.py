@@ -13,9 +13,9 @@ from braze_exporter.scheduler.circuit_breaker import BreakerCall, CircuitBreaker
 from braze_exporter.state.tables import BudgetRow
 
 # Seconds for which a pool pauses after a 429 without a reset time. The pause doubles with each consecutive 429, up to
-# the maximum.
+# the maximum. A window whose reset time is unknown is assumed to end after the default pause.
 DEFAULT_PAUSE_SECONDS = 60.0
-MAX_PAUSE_SECONDS = 900.0
+MAX_REPEATED_PAUSE_SECONDS = 900.0
 # Braze's windows are aligned to the clock, so a reset is at most one window away. This is the tolerance for clocks that
 # differ.
 _CLOCK_SKEW_SECONDS = 60.0
@@ -40,7 +40,7 @@ class Priority(IntEnum):
 class PauseReason(Enum):
     """Why a pool makes no calls: after a 429, to keep the reserve, or because the budget is used up.
 
-    The values are those in the state file.
+    The state file has the values of the first two.
     """
 
     RATE_LIMITED = "rate_limited"
@@ -123,7 +123,7 @@ class RateLimiter:
         self._resets_at = now
         self._is_window_estimated = True  # also that of the state file: the clock may have been wrong
         self._in_flight = 0
-        self._consecutive_pauses = 0
+        self._consecutive_rate_limits = 0
         self._circuit_breaker = CircuitBreaker(is_probe_due=True)
         self._reported_until = float("-inf")
 
@@ -131,7 +131,7 @@ class RateLimiter:
         """Continue with the state in `row`. `now` and `wall` are the current time by both clocks."""
         self._limit = row.rate_limit if row.rate_limit is not None and row.rate_limit >= 1 else self._limit
         self._bucket = _TokenBucket(row.balance, now - max(0.0, wall - row.balance_at))
-        self._consecutive_pauses = row.stop_count
+        self._consecutive_rate_limits = row.stop_count
         stop_seconds = min((row.stopped_until or wall) - wall, self._max_pause_seconds)
         if row.stop_reason == PauseReason.RATE_LIMITED.value and stop_seconds > 0:
             self._circuit_breaker.open(now + stop_seconds)
@@ -159,7 +159,7 @@ class RateLimiter:
             balance_at=wall,
             stopped_until=wall + until - now if until > now else None,
             stop_reason=reason.value if until > now else None,
-            stop_count=self._consecutive_pauses,
+            stop_count=self._consecutive_rate_limits,
             rate_limit=self._limit,
             remaining=self._remaining if is_known else None,
             resets_at=wall + self._resets_at - now if is_known else None,
@@ -196,23 +196,23 @@ class RateLimiter:
         self._in_flight += 1
         self._start_window(now)
         self._remaining -= 1
-        probe = self._circuit_breaker.acquire()
+        call = self._circuit_breaker.acquire()
         self._check_reserve(now)
-        return probe
+        return call
 
-    def release(self, info: RateLimitInfo, probe: BreakerCall, now: float) -> float | None:
+    def release(self, info: RateLimitInfo, call: BreakerCall, now: float) -> float | None:
         """Register the end of a call, with the rate-limit information of its response.
 
         Return the seconds of the pause if a new one begins, otherwise None.
         """
         self._in_flight -= 1
-        is_current = self._circuit_breaker.is_current(probe)
-        self._circuit_breaker.release(probe, succeeded=info.is_accepted or info.remaining is not None)
+        is_current = self._circuit_breaker.is_current(call)
+        self._circuit_breaker.release(call, succeeded=info.is_accepted or info.remaining is not None)
         self._apply_info(info, now)
         if info.is_rate_limited:
             self._pause_after_rate_limit(info, now, is_current=is_current)
         elif info.is_accepted and is_current:
-            self._consecutive_pauses = 0
+            self._consecutive_rate_limits = 0
         until, reported_until = self._paused_until(now), self._reported_until
         self._reported_until = max(until, reported_until)
         return until - now if reported_until <= now < until else None
@@ -293,8 +293,8 @@ class RateLimiter:
         """
         seconds = self._valid_reset(info.resets_in)
         if seconds is None and is_current:
-            self._consecutive_pauses += 1
-            seconds = backoff_seconds(DEFAULT_PAUSE_SECONDS, self._consecutive_pauses, MAX_PAUSE_SECONDS)
+            self._consecutive_rate_limits += 1
+            seconds = backoff_seconds(DEFAULT_PAUSE_SECONDS, self._consecutive_rate_limits, MAX_REPEATED_PAUSE_SECONDS)
         seconds = min(max(seconds or 0.0, info.retry_after or 0.0), self._max_pause_seconds)
         if seconds > 0:
             self._circuit_breaker.open(now + seconds)

@@ -112,7 +112,7 @@ TABLES = (
         balance_at REAL NOT NULL,
         stopped_until REAL,          -- end of the stop after a 429 or at the reserve; null without one
         stop_reason TEXT,            -- why the pool is stopped
-        stop_count INTEGER NOT NULL, -- number of consecutive 429, each of which doubles the stop
+        stop_count INTEGER NOT NULL, -- number of consecutive 429 without a reset time; each doubles the stop
         rate_limit REAL,             -- the rate-limit headers of the last response; null if unknown
         remaining REAL,
         resets_at REAL,
