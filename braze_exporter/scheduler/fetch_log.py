@@ -66,7 +66,7 @@ class FetchLog:
         self._history_failures: Counter[str] = Counter()
         self._unlisted: set[tuple[str, SeriesKind, str]] = set()
         self._selection_results: dict[tuple[str, SeriesKind], SelectionResult] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of `_clock_differs`
         self._clock_differs: set[str] = set()
 
     def drop_removed(self, query_states: Iterable[QueryState]) -> None:

@@ -52,8 +52,8 @@ class ListRefresher:
         if state_file is not None:
             items = {row[:3]: row for row in state_file.read_table("list_items")}
             self._saved = {row[:3]: (row, items.get(row[:3])) for row in state_file.read_table("lists")}
+        self._lock = threading.Lock()  # of the attributes below and the states of the lists
         self._unsaved: set[tuple[str, ...]] = set()
-        self._lock = threading.Lock()
         self._lists: dict[tuple[str, ...], ListReadState] = {}
 
     def set_lists(

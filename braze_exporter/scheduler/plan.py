@@ -1,4 +1,4 @@
-"""Builds the plan of a config: its queries, the calls that they need, and the chunks of their history.
+"""Builds the plan of a config: its queries and the calls that they need.
 
 Pure functions.
 """

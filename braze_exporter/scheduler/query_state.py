@@ -1,6 +1,7 @@
 """The state of a query: its last result, and when it is fetched next.
 
-Not thread-safe: `Scheduler` changes states only while it holds its lock. Nothing here reads a clock.
+Not thread-safe: `Scheduler` changes states while it holds its lock, except `repair.request`, `repair.max_length` and
+`history.is_reading`, which the thread of a fetch changes without it. Nothing here reads a clock.
 """
 
 from concurrent.futures import Future
@@ -45,6 +46,7 @@ class QueryState:
     blocks all queries of the endpoint, or None. `in_flight` is true while the query is queued or being fetched.
     `is_deferred` is true if it was due but not fetched because of rate limiting. `is_removed` is true if it is no
     longer in the plan. `failures` is the number of consecutive transient failures. `history` is that of the baseline.
+    `refreshes` wait for the fetch in flight. `repair` chooses the buckets that the next fetch requests.
     """
 
     query: Query

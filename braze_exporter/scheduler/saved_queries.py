@@ -56,12 +56,15 @@ class _StoredQuery(NamedTuple):
 
 
 class SavedQueries:
-    """Restores the queries from the state file, and collects what the next write must change. Thread-safe."""
+    """Restores the queries from the state file, and collects what the next write must change.
+
+    Thread-safe, except that only one thread at a time may restore and set queries.
+    """
 
     def __init__(self, state_file: StateFile, clock: Clock) -> None:
         """Read the queries of `state_file`. Raises `StateFileError` if the file cannot be read."""
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of what the next write must change
         heads, buckets = dict(state_file.read_table("query_series")), dict(state_file.read_table("responses"))
         baselines: defaultdict[int, list[bytes]] = defaultdict(list)
         for query_id, _, data in state_file.read_table("baselines"):
@@ -114,7 +117,7 @@ class SavedQueries:
     def record_query(
         self, query_state: QueryState, starts: tuple[int | None, int | None], heads: tuple[SavedHead, ...] | None
     ) -> None:
-        """Save a query whose fetch has just ended.
+        """Save a query whose fetch has just ended, or whose history has grown.
 
         `starts` are the last known starts of its latest and its settled bucket. `heads` are all its series if its
         response differs from the previous one, otherwise None.

@@ -61,8 +61,8 @@ class Scheduler:
 
         The attribute `revision` increases with each change of a query state. `on_queries` is called with all query
         states after each change of the plan. `on_fetched` is called after each fetch with the query state, its response
-        or None if the fetch failed, and the newest response before it. `on_history` is called with the response to each
-        call for history.
+        or None if the fetch failed, and the newest response before it. `on_history` is called with the query state and
+        the response after each successful call for history.
         """
         self._clock = clock
         self._jitter = jitter
@@ -74,7 +74,7 @@ class Scheduler:
         self.on_fetched: Callable[[QueryState, Response | None, Response | None], None] = lambda *_: None
         self.on_history: Callable[[QueryState, Response], None] = lambda *_: None
         self.fetch_log = FetchLog()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the attributes below and the query states
         self.revision = 0
         self.query_states: tuple[QueryState, ...] = ()
         # The queries whose history may have missing chunks.
@@ -157,7 +157,10 @@ class Scheduler:
             return self._refresh
 
     def _take_due(self, now: float, deny_reasons: Mapping[EndpointKey, Deferred | None]) -> list[QueryState]:
-        """Return the due queries, and mark each as in flight, or as deferred if it may not be fetched now."""
+        """Return the due queries, and one for each endpoint to probe, which counts as due too.
+
+        Each is marked as in flight, or as deferred if it may not be fetched now.
+        """
         due = [state for state in self.query_states if not state.in_flight and state.is_due(now)]
         due += self._endpoints.queries_to_probe({endpoint_key(query_state) for query_state in due})
         for query_state in due:
@@ -219,7 +222,10 @@ class Scheduler:
                 yield from self._next_history_job(query_state)
 
     def _next_history_job(self, query_state: QueryState) -> Iterator[tuple[str, Job]]:
-        """Yield the job for the next chunk of the history of a query, unless none is due before the next scrape."""
+        """Yield the job for the next chunk of the history of a query, if one is due.
+
+        Yields nothing if the endpoint has had its `MAX_HISTORY_CALLS`. Drops a query whose history is complete.
+        """
         history, key, now = query_state.history, endpoint_key(query_state), self._clock.monotonic()
         chunk = None
         if self._history_calls[key] < MAX_HISTORY_CALLS:
