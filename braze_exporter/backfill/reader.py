@@ -22,7 +22,7 @@ from braze_exporter.scheduler.clients import WorkspaceClient
 from braze_exporter.scheduler.endpoints import EndpointKey
 from braze_exporter.scheduler.key_state import AUTH_REASONS
 from braze_exporter.scheduler.rate_limiter import PauseReason, Priority
-from braze_exporter.scheduler.repair import halve_length, split_chunk
+from braze_exporter.scheduler.repair import first_start, halve_length
 from braze_exporter.scheduler.worker_pool import Job, WorkerPool
 
 # The pause of a workspace after a failure, in seconds. It doubles with each further failure in a row.
@@ -257,7 +257,7 @@ class Reader:
         """Split the next call of a chunk if it is longer than the maximum length known for the query."""
         with self._lock:
             max_length = self._max_chunk_lengths.get(chunk.query, chunk.call.length)
-        chunk.call, *newer = split_chunk(chunk.call, max_length)
+        chunk.call, *newer = _split_query(chunk.call, max_length)
         chunk.newer = (*newer, *chunk.newer)
 
     def _check_clock(self, query: Query, requested_at: float) -> None:
@@ -293,3 +293,21 @@ class Reader:
         pause_seconds = backoff_seconds(INITIAL_PAUSE_SECONDS, workspace.failures, MAX_PAUSE_SECONDS)
         workspace.circuit_breaker.open(self._monotonic() + pause_seconds)
         workspace.failure_detail = error.detail
+
+
+def _halve_query(query: Query) -> tuple[Query, ...]:
+    """Return two queries for the buckets of a query, the older half first.
+
+    The result is empty if the query has only one bucket.
+    """
+    if query.ending_at is None or query.length == 1:
+        return ()
+    length = halve_length(query.length)
+    end = first_start(query.ending_at, length, query) - 1
+    return replace(query, length=query.length - length, ending_at=end), replace(query, length=length)
+
+
+def _split_query(query: Query, max_length: int) -> tuple[Query, ...]:
+    """Split a query into queries of at most `max_length` buckets, the oldest first."""
+    result = _halve_query(query) if query.length > max_length else ()
+    return tuple(part for half in result for part in _split_query(half, max_length)) or (query,)

@@ -187,24 +187,6 @@ def halve_length(length: int) -> int:
     return (length + 1) // 2
 
 
-def halve_chunk(chunk: Query) -> tuple[Query, ...]:
-    """Return two queries for the buckets of a chunk of history, the older half first.
-
-    The result is empty if the chunk has only one bucket.
-    """
-    if chunk.ending_at is None or chunk.length == 1:
-        return ()
-    length = halve_length(chunk.length)
-    end = first_start(chunk.ending_at, length, chunk) - 1
-    return replace(chunk, length=chunk.length - length, ending_at=end), replace(chunk, length=length)
-
-
-def split_chunk(chunk: Query, max_length: int) -> tuple[Query, ...]:
-    """Split a chunk of history into queries of at most `max_length` buckets, the oldest first."""
-    result = halve_chunk(chunk) if chunk.length > max_length else ()
-    return tuple(part for half in result for part in split_chunk(half, max_length)) or (chunk,)
-
-
 def first_start(end: float, length: int, query: Query) -> int:
     """Return the start of the first of `length` buckets. The last one contains `end`."""
     start = bucket_start(end, query.unit, query.zone)
