@@ -2,7 +2,7 @@
 
 import contextlib
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from math import ceil
 from operator import itemgetter
@@ -72,7 +72,7 @@ def run_backfill(
         budgets.set_command_plan(config, plan, max_burst=config.settings.budget.concurrency, endpoints=endpoints)
         total = sum(len(request.chunks(query)) for query in plan.queries)
         missing = {
-            usage: sum(_count_missing_calls(request, resume_file, query) for query in _queries_of(plan, usage))
+            usage: sum(_count_missing_calls(request, resume_file, query) for query in usage.select(plan.queries))
             for usage in plan.pool_usage
         }
         done = total - sum(missing.values())
@@ -107,10 +107,6 @@ def run_backfill(
         ctx.on_stop(str)
         resume_file.remove()
     print(_import_instructions(request, summary, ctx.clock.wall()), file=ctx.out)
-
-
-def _queries_of(plan: Plan, usage: PoolUsage) -> Iterable[Query]:
-    return (query for query in plan.queries if (query.workspace, query.kind.pool) == (usage.workspace, usage.pool))
 
 
 def _count_missing_calls(request: BackfillRequest, resume_file: ResumeFile, query: Query) -> int:

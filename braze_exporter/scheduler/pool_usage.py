@@ -54,6 +54,10 @@ class PoolUsage:
         left = (self.allowed_hourly_calls - self.hourly_calls) / 2
         return self.startup_calls > min(self.allowed_hourly_calls, MAX_HISTORY_HOURS * left)
 
+    def select(self, queries: Iterable[Query]) -> list[Query]:
+        """Return the queries of the workspace whose calls are in the pool."""
+        return [query for query in queries if (query.workspace, query.kind.pool) == (self.workspace, self.pool)]
+
 
 def compute_pool_usage(settings: Settings, queries: Sequence[Query]) -> Iterator[PoolUsage]:
     """Yield the usage of each pool by each workspace, with one call per refresh of a query."""
@@ -84,9 +88,7 @@ def describe_excess(usage: PoolUsage, queries: Sequence[Query]) -> str | None:
 
 def _describe_overuse(usage: PoolUsage, queries: Sequence[Query]) -> str:
     """Return the problem of a plan that exceeds `budget.share`, with the shortest `refresh_interval` that fits."""
-    queries_of_pool = [
-        query for query in queries if (query.workspace, query.kind.pool) == (usage.workspace, usage.pool)
-    ]
+    queries_of_pool = usage.select(queries)
     min_refresh = _min_refresh_seconds(
         sorted(query.refresh_seconds for query in queries_of_pool), usage.allowed_hourly_calls
     )
