@@ -91,14 +91,14 @@ class Admission:
         *,
         lock: threading.Lock,
         clock: Clock,
-        on_call: Callable[[], None],
+        on_change: Callable[[], None],
         on_stop: Callable[[], None],
     ) -> None:
         """Create the admission of a workspace of `Budgets`, which changes the attributes `budget` and `key`.
 
         `reread_key` reads the file of `api_key` again, and returns whether the key has changed. It must be called
-        before a rejected key is tested. `lock` is that of `Budgets`. `on_call` is called at the begin
-        and at the end of each call, and `on_stop` if calls must stop after it.
+        before a rejected key is tested. `lock` is that of `Budgets`. `on_change` is called when a call begins or ends,
+        and `on_stop` if calls must stop after it.
         """
         self.api_key = api_key
         self.budget = budget
@@ -107,7 +107,7 @@ class Admission:
         self.reread_key = reread_key
         self._lock = lock
         self._clock = clock
-        self._on_call = on_call
+        self._on_change = on_change
         self._on_stop = on_stop
 
     @property
@@ -167,7 +167,7 @@ class Admission:
             key, limiter, start = self.key, self.budget.limiters[endpoint.pool.name], self.budget.start
             key_call, pool_call = key.acquire(endpoint), limiter.acquire(now, priority)
             start_call = start.acquire()
-            self._on_call()
+            self._on_change()
 
         def begin() -> None:
             nonlocal key, key_call
@@ -184,7 +184,7 @@ class Admission:
                 start.record(error, start_call, now)
                 pause_seconds = limiter.release(info, pool_call, now)
                 is_refused = error is not None and error.reason in AUTH_REASONS
-                self._on_call()
+                self._on_change()
                 if is_refused or pause_seconds is not None:
                     self._on_stop()
                 return pause_seconds

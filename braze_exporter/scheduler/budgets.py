@@ -88,7 +88,7 @@ class Budgets:
         `request_write` requests a write of the state file. Its future has the result whether everything was written.
         """
         with self._lock:
-            self._record_call()
+            self._record_change()
         self._request_write = request_write
         if not _wait_for_write(request_write()):
             wall = self._clock.wall()
@@ -130,7 +130,7 @@ class Budgets:
                         partial(self._reread_key, workspace_key),
                         lock=self._lock,
                         clock=self._clock,
-                        on_call=self._record_call,
+                        on_change=self._record_change,
                         on_stop=self._write,
                     )
                 admission.api_key.replace(secret, spec.api_key_file)
@@ -181,7 +181,7 @@ class Budgets:
             self._demands = demands
             has_new = self._combine_demands()
             if has_new:
-                self._record_call()
+                self._record_change()
         if has_new and self._request_write is not None:
             _wait_for_write(self._request_write())  # before the first call
 
@@ -252,8 +252,8 @@ class Budgets:
             key.set_endpoints(tuple(used.values()))
         return has_new
 
-    def _record_call(self) -> None:
-        """Save the change of a budget by a call, and take the balances out of the state file."""
+    def _record_change(self) -> None:
+        """Save a change of a budget, and take the balances out of the state file, since calls may follow."""
         self._is_changed, self._called_at = True, self._clock.monotonic()
         if self._are_balances_saved:
             self._write()

@@ -70,7 +70,7 @@ class History:
 
     def record_response(self, query: Query, length: int, ending_at: float | None, sent_at: float) -> None:
         """Register a response to a request for `length` buckets up to `ending_at`, or up to now if that is None."""
-        self._complete(query, response_range(query, length, ending_at, sent_at), sent_at)
+        self._add_range(query, response_range(query, length, ending_at, sent_at), sent_at)
         self.next_at = -math.inf
 
     def record_chunk(self, chunk: Query, sent_at: float, monotonic: float) -> None:
@@ -100,12 +100,12 @@ class History:
                 fields = {**dict(chunk.labels), "unit": chunk.unit, "reason": error.reason, "detail": error.detail}
                 _log.warning("History response too large, baseline is incomplete", extra={"fields": fields})
             self._has_gap = True
-            self._complete(chunk, chunk_range(chunk), now)
+            self._add_range(chunk, chunk_range(chunk), now)
 
     def _chunk_length(self, query: Query) -> int:
         return int(min(self._max_length, query.kind.max_length))
 
-    def _complete(self, query: Query, covered: HistoryRange, now: float) -> None:
+    def _add_range(self, query: Query, covered: HistoryRange, now: float) -> None:
         self.complete = merge_ranges((*self.complete, covered), query, now)
 
 

@@ -52,15 +52,15 @@ class BucketRequest:
     """A request for `length` buckets up to `ending_at`, or up to now if that is None.
 
     `started_at` is when the first request of the repair was sent. If the repair also needs buckets before those of this
-    request, `oldest` is the start of the oldest one. `is_short` is true if only the newest buckets are requested, which
-    is not part of a repair. Times are in seconds since the epoch.
+    request, `oldest` is the start of the oldest one. `is_newest_only` is true for a request for only the newest
+    buckets, which is not part of a repair. Times are in seconds since the epoch.
     """
 
     length: int
     started_at: float
     oldest: int | None = None
     ending_at: int | None = None
-    is_short: bool = False
+    is_newest_only: bool = False
 
 
 @dataclass(slots=True)
@@ -101,7 +101,7 @@ class RequestPlanner:
         if now - self.oversized_at >= _REDUCED_LENGTH_SECONDS:
             self.max_length = math.inf
         if self.is_alternating and self.is_short_next:
-            self.request = BucketRequest(newest_length(query.unit, query.settle_seconds), now, is_short=True)
+            self.request = BucketRequest(newest_length(query.unit, query.settle_seconds), now, is_newest_only=True)
         elif self.next_chunk is not None:
             self.request = self.next_chunk
         elif needed_length <= self.max_length:
@@ -119,8 +119,8 @@ class RequestPlanner:
         request = self.request
         if request is None:
             return False
-        self.is_short_next = not request.is_short
-        if request.is_short:
+        self.is_short_next = not request.is_newest_only
+        if request.is_newest_only:
             return False
         is_newest = request.ending_at is None
         if is_newest:
@@ -138,7 +138,7 @@ class RequestPlanner:
 
         It must be called before `record_failure`.
         """
-        is_part_of_repair = self.is_alternating and self.request is not None and not self.request.is_short
+        is_part_of_repair = self.is_alternating and self.request is not None and not self.request.is_newest_only
         return is_part_of_repair and (error.is_transient or error.reason in _SHORTER_REQUEST_REASONS)
 
     def record_failure(self, query: Query, error: BrazeError) -> bool:
@@ -163,7 +163,7 @@ class RequestPlanner:
             self.immediate_retry_at = request.started_at
         self.next_chunk = None
         self.is_alternating = True
-        self.is_short_next = not request.is_short
+        self.is_short_next = not request.is_newest_only
         return is_retried_at_once
 
     def _older_request(self, request: BucketRequest, query: Query, oldest: int | None) -> BucketRequest | None:
