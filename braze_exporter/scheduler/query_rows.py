@@ -32,11 +32,8 @@ def saved_key(query: Query) -> tuple[int, str]:
     return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], signed=True), identity
 
 
-class SavedTimes(NamedTuple):
-    """The times, the error and the next request of a query, as the state file keeps them.
-
-    The fields are the columns of the table `queries` after its key.
-    """
+class SavedQueryRow(NamedTuple):
+    """What the state file keeps of a query besides its series: the columns of the table `queries` after its key."""
 
     added_at: float
     fetched_at: float
@@ -51,15 +48,15 @@ class SavedTimes(NamedTuple):
     settled_start: int | None
 
 
-def save_times(
+def to_query_row(
     query_state: QueryState, starts: tuple[int | None, int | None], wall: float, monotonic: float
-) -> SavedTimes:
-    """Return the times of a query whose fetch has just ended, at `wall` and `monotonic`.
+) -> SavedQueryRow:
+    """Return the row of a query that has changed at `wall` and `monotonic`.
 
     `starts` are the last known starts of its latest and its settled bucket.
     """
     response = query_state.response
-    return SavedTimes(
+    return SavedQueryRow(
         query_state.added_at,
         wall,
         wall + query_state.next_at - monotonic,
@@ -79,7 +76,7 @@ def _selection(query: Query) -> list[list[str]]:
 
 
 def restore_query_state(
-    query: Query, saved: SavedTimes, series: tuple[Series, ...], wall: float, monotonic: float
+    query: Query, saved: SavedQueryRow, series: tuple[Series, ...], wall: float, monotonic: float
 ) -> QueryState:
     """Return the state of `query` at `wall` and `monotonic`, as it was when it was saved with these `series`.
 

@@ -14,7 +14,7 @@ from braze_exporter.scheduler.query_rows import (
     DECODE_ERRORS,
     BaselineValues,
     SavedHead,
-    SavedTimes,
+    SavedQueryRow,
     decode_baselines,
     decode_buckets,
     decode_heads,
@@ -22,8 +22,8 @@ from braze_exporter.scheduler.query_rows import (
     encode_buckets,
     encode_heads,
     restore_query_state,
-    save_times,
     saved_key,
+    to_query_row,
 )
 from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.state.state_file import StateFile
@@ -49,7 +49,7 @@ class RestoredSeries(NamedTuple):
 class _StoredQuery(NamedTuple):
     """The rows of a query, as read from the state file."""
 
-    times: SavedTimes
+    row: SavedQueryRow
     heads: bytes | None
     buckets: bytes | None
     baselines: Sequence[bytes]
@@ -71,7 +71,7 @@ class SavedQueries:
             baselines[query_id].append(data)
         self._stored = {
             query_id: _StoredQuery(
-                SavedTimes(*columns), heads.get(query_id), buckets.get(query_id), baselines[query_id]
+                SavedQueryRow(*columns), heads.get(query_id), buckets.get(query_id), baselines[query_id]
             )
             for query_id, _, *columns in state_file.read_table("queries")
         }
@@ -89,13 +89,13 @@ class SavedQueries:
         try:
             heads = decode_heads(stored.heads, query.metric_groups) if stored.heads is not None else []
             series = decode_buckets(heads, stored.buckets) if stored.buckets is not None else ()
-            query_state = restore_query_state(query, stored.times, series, self._clock.wall(), self._clock.monotonic())
+            query_state = restore_query_state(query, stored.row, series, self._clock.wall(), self._clock.monotonic())
             baselines = decode_baselines(stored.baselines)
         except DECODE_ERRORS as error:
             fields = {**dict(query.labels), "unit": query.unit, "reason": str(error)}
             _log.warning("Saved query could not be read", extra={"fields": fields})
             return None
-        starts = (stored.times.latest_start, stored.times.settled_start)
+        starts = (stored.row.latest_start, stored.row.settled_start)
         self._restored[query_state] = RestoredSeries(heads, starts, baselines)
         return query_state
 
@@ -122,12 +122,12 @@ class SavedQueries:
         `starts` are the last known starts of its latest and its settled bucket. `heads` are all its series if its
         response differs from the previous one, otherwise None.
         """
-        times = save_times(query_state, starts, self._clock.wall(), self._clock.monotonic())
+        row = to_query_row(query_state, starts, self._clock.wall(), self._clock.monotonic())
         query_id, identity = saved_key(query_state.query)
         response = query_state.response
         with self._lock:
             self._ids.add(query_id)
-            self._changes["queries", (query_id,)] = lambda: (query_id, identity, *times)
+            self._changes["queries", (query_id,)] = lambda: (query_id, identity, *row)
             if response is not None and heads is not None:
                 self._record_series(query_id, heads, response.series)
 
