@@ -20,11 +20,11 @@ from braze_exporter.state.tables import BudgetRow
 
 
 class Deferred(Exception):  # noqa: N818 - not an error: the call is only delayed
-    """A call was not made, because the rate limiter of its pool does not allow one now. Its query stays due."""
+    """A call was not made, because the rate limiter of its pool does not allow one now, or it is no longer needed."""
 
 
 class CircuitOpen(Deferred):
-    """A call was not made, because Braze rejected the key at its endpoint or never responded. Its query stays due."""
+    """A call was not made, because Braze rejected the key or never responded, or because the exporter stops."""
 
 
 @dataclass(frozen=True, slots=True)
