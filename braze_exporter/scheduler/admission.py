@@ -58,12 +58,7 @@ class Permit:
     `begin` must be called before the request is sent, and `end` when the call has ended, since other calls may wait.
     """
 
-    def __init__(
-        self,
-        end: EndOfCall,
-        *,
-        begin: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, begin: Callable[[], None], end: EndOfCall) -> None:
         """Create a permit with these functions. `end` is called once."""
         self.begin = begin
         self._end = end
@@ -86,7 +81,6 @@ class Admission:
     def __init__(
         self,
         api_key: ApiKey,
-        budget: KeyBudget,
         reread_key: Callable[[], bool],
         *,
         lock: threading.Lock,
@@ -94,15 +88,15 @@ class Admission:
         on_change: Callable[[], None],
         on_stop: Callable[[], None],
     ) -> None:
-        """Create the admission of a workspace of `Budgets`, which changes the attributes `budget` and `key`.
+        """Create the admission of a workspace of `Budgets`, which sets the attributes `budget` and `key`.
 
         `reread_key` reads the file of `api_key` again, and returns whether the key has changed. It must be called
         before a rejected key is tested. `lock` is that of `Budgets`. `on_change` is called when a call begins or ends,
         and `on_stop` if calls must stop after it.
         """
         self.api_key = api_key
-        self.budget = budget
-        self.key = KeyState()
+        self.budget: KeyBudget
+        self.key: KeyState
         self.is_closed = False
         self.reread_key = reread_key
         self._lock = lock
@@ -189,7 +183,7 @@ class Admission:
                     self._on_stop()
                 return pause_seconds
 
-        return Permit(end, begin=begin)
+        return Permit(begin, end)
 
     def _check(
         self, endpoint: Endpoint, now: float, priority: Priority = Priority.QUERY

@@ -126,7 +126,6 @@ class Budgets:
                 if admission is None:
                     admission = self._admissions[workspace_key] = Admission(
                         ApiKey(spec.name, secret, spec.api_key_file),
-                        self._make_budget(),
                         partial(self._reread_key, workspace_key),
                         lock=self._lock,
                         clock=self._clock,

@@ -293,7 +293,11 @@ class StubAdmission(Admission):
 
     def admit(self, endpoint: Endpoint, priority: Priority = Priority.QUERY) -> Permit | Deferred:  # noqa: ARG002
         """Return a permit for an allowed call, otherwise why it is deferred."""
-        return self.denial or self.deny_reason(endpoint) or Permit(lambda error, _told: self.ended.append(error))
+        return (
+            self.denial
+            or self.deny_reason(endpoint)
+            or Permit(lambda: None, lambda error, _info: self.ended.append(error))
+        )
 
     def deny_reason(self, endpoint: Endpoint) -> Deferred | None:
         """Return why a call is deferred, or `None` if its endpoint is in `granted`."""
