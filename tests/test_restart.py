@@ -541,6 +541,12 @@ def drop_messages(document: dict[str, Any]) -> None:
         row["messages"] = {}
 
 
+def drop_conversions(document: dict[str, Any]) -> None:
+    """Replace the conversions of a campaign by nulls."""
+    for row in document["data"]:
+        row["conversions"] = None
+
+
 def test_failed_write_is_made_up_for(tmp_path: Path) -> None:
     """What a failed write should have saved is part of the next one, also of a query and a list fetched since."""
     events = "{event: purchase, baseline: {weeks: 1}}\n{regex: '.*'}"
@@ -585,15 +591,17 @@ def test_unwritten_changes_of_removed_query_are_dropped(tmp_path: Path) -> None:
 
 
 def test_names_of_variations_are_kept(tmp_path: Path) -> None:
-    """Series of a campaign that Braze no longer returns keep their counters and names through a restart."""
-    sections = f"    campaigns:\n      - campaign: {CART_REMINDER}\n"
+    """Series of a campaign that Braze no longer returns keep their counters and names through a restart.
+
+    Those that never had a number have no baseline.
+    """
+    sections = f"    campaigns:\n      - {{campaign: {CART_REMINDER}, baseline: {{weeks: 1}}}}\n"
     with restarts(tmp_path) as world:
         with world.start("{event: purchase}", sections=sections) as exporter:
+            world.braze.inject(response_faults.edited(drop_conversions), path="/campaigns/data_series")
             first = settle(exporter)
-            world.braze.inject(
-                response_faults.edited(drop_messages),
-                path="/campaigns/data_series",
-            )
+            world.braze.clear_faults()
+            world.braze.inject(response_faults.edited(drop_messages), path="/campaigns/data_series")
             world.clock.advance(900)
             before = exporter.scrape()
         totals = "braze_campaign_messages_total"
