@@ -37,7 +37,8 @@ class Job:
 class WorkerPool:
     """Runs jobs in `concurrency` threads by priority, the most overdue first. Thread-safe.
 
-    While several endpoints have queued jobs, each uses at most half of the threads, rounded up.
+    While several endpoints have queued jobs, each uses at most half of the threads, rounded up. So do the jobs for
+    history at any time, so that queries need not wait for slow responses to them.
     """
 
     def __init__(self, name: str, concurrency: int) -> None:
@@ -46,6 +47,7 @@ class WorkerPool:
         self._changed = threading.Condition()
         self._queues: dict[str, list[tuple[Priority, float, int, Job]]] = {}
         self._running: dict[str, int] = {}
+        self._running_history = 0
         self._order = itertools.count()
         self._is_closed = False
         try:
@@ -85,6 +87,7 @@ class WorkerPool:
                 admitted.end(BrazeError(Reason.INVALID_RESPONSE, "internal error"), RateLimitInfo())
             with self._changed:
                 self._running[job.path] -= 1
+                self._running_history -= job.priority is Priority.HISTORY
                 self._changed.notify_all()  # jobs that exceeded the endpoint limit or were not admitted may run now
 
     def _take_job(self) -> tuple[Job, Permit | Deferred] | None:
@@ -96,6 +99,7 @@ class WorkerPool:
                     if admitted is not None:
                         *_, job = heapq.heappop(self._queues[path])
                         self._running[path] = self._running.get(path, 0) + 1
+                        self._running_history += job.priority is Priority.HISTORY
                         return job, admitted
                 self._changed.wait(_RETRY_SECONDS if any(self._queues.values()) else None)
             return None
@@ -103,6 +107,8 @@ class WorkerPool:
     def _eligible_paths(self) -> Iterator[str]:
         """Yield the paths whose endpoints may use another thread, first the one with the most overdue job."""
         queued = {path: queue[0][:3] for path, queue in self._queues.items() if queue}
+        if self._running_history >= self._max_per_endpoint:
+            queued = {path: first for path, first in queued.items() if first[0] is not Priority.HISTORY}
         if len(queued) > 1:
             queued = {
                 path: first for path, first in queued.items() if self._running.get(path, 0) < self._max_per_endpoint

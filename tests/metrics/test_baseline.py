@@ -274,19 +274,25 @@ def test_baseline_is_exposed_after_history() -> None:
 
 
 def test_scrape_does_not_wait_for_history() -> None:
-    """A scrape returns values without a baseline while the history is still being fetched."""
+    """A scrape fetches its queries and returns values without a baseline while calls for history do not end."""
     with running_exporter(
-        "{event: purchase, baseline: {weeks: 4}}", shop(), extra_yaml="budget: {concurrency: 2}\n"
+        "{event: purchase, baseline: {weeks: 4}}\n{event: signup, baseline: {weeks: 4}}",
+        shop(),
+        extra_yaml="budget: {concurrency: 2}\n",
     ) as exporter:
 
         def slow(exchange: Exchange) -> Reply:
             return transfer_faults.hold()(exchange) if "ending_at" in exchange.request.params else exchange.reply
 
         exporter.braze.inject(slow)
-        page = exporter.scrape()
-        assert page.value("braze_custom_events_hourly_settled") is not None
-        assert page.values(BASELINE) == []
-        assert page.value("braze_queries", state="up") == 1
+        for _ in range(3):
+            page = exporter.scrape()
+            assert len(page.values("braze_custom_events_hourly_settled")) == 2
+            assert page.values("braze_query_last_success_timestamp_seconds") == [exporter.clock.now] * 2
+            assert page.values(BASELINE) == []
+            assert page.value("braze_queries", state="up") == 2
+            exporter.clock.advance(300)
+        assert history_requests(exporter) == 1
         exporter.braze.clear_faults()
 
 
