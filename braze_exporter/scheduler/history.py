@@ -39,7 +39,7 @@ class History:
     is_reading: bool = False
     next_at: float = -math.inf
     _max_length: float = math.inf
-    # The chunks whose calls failed, with the time of the next attempt.
+    # The chunks whose calls failed or whose buckets had not all settled, with the time of the next attempt.
     _failed: dict[HistoryRange, float] = field(default_factory=dict)
     _failures: int = 0  # the number of consecutive failures
     _retry_at: float = -math.inf
