@@ -88,7 +88,7 @@ class Admission:
         on_change: Callable[[], None],
         on_stop: Callable[[], None],
     ) -> None:
-        """Create the admission of a workspace of `Budgets`, which sets the attributes `budget` and `key`.
+        """Create the admission of a workspace of `Budgets`, which sets the attributes `budget` and `key_state`.
 
         `reread_key` reads the file of `api_key` again, and returns whether the key has changed. It must be called
         before a rejected key is tested. `lock` is that of `Budgets`. `on_change` is called when a call begins or ends,
@@ -96,7 +96,7 @@ class Admission:
         """
         self.api_key = api_key
         self.budget: KeyBudget
-        self.key: KeyState
+        self.key_state: KeyState
         self.is_closed = False
         self.reread_key = reread_key
         self._lock = lock
@@ -120,12 +120,12 @@ class Admission:
     def is_key_accepted(self) -> bool:
         """Whether an endpoint in use accepts the key."""
         with self._lock:
-            return self.key.is_accepted
+            return self.key_state.is_accepted
 
     def open_circuit_error(self, endpoint: Endpoint) -> BrazeError | None:
         """Return the 401 or 403 that blocks calls to `endpoint`, or to all endpoints, or None."""
         with self._lock:
-            return self.key.error or self.key.circuit(endpoint).error
+            return self.key_state.error or self.key_state.circuit(endpoint).error
 
     def deny_reason(self, endpoint: Endpoint) -> Deferred | None:
         """Return why a call is not allowed now, or None if it is allowed, even if it must wait for a running probe."""
@@ -135,20 +135,21 @@ class Admission:
     def is_probe_wanted(self, endpoint: Endpoint) -> bool:
         """Return whether a call to `endpoint` is needed to test the key, even if nothing is due."""
         with self._lock:
-            if self.key.error is not None:
+            if self.key_state.error is not None:
                 return self._check(endpoint, self._clock.monotonic()) == (None, False)
-            return self.key.circuit(endpoint).is_probe_wanted
+            return self.key_state.circuit(endpoint).is_probe_wanted
 
     def status(self) -> LimiterStatus:
         """Return what prevents calls now."""
         with self._lock:
-            now, key = self._clock.monotonic(), self.key
+            now, key_state = self._clock.monotonic(), self.key_state
             pauses = {name: limiter.current_pause(now) for name, limiter in self.budget.limiters.items()}
-            auth_failure = AuthFailure(key.error, max(0.0, key.open_until - now)) if key.error is not None else None
+            seconds = max(0.0, key_state.open_until - now)
+            auth_failure = AuthFailure(key_state.error, seconds) if key_state.error is not None else None
             return LimiterStatus(
                 {name: pause for name, pause in pauses.items() if pause is not None},
                 auth_failure,
-                key.auth_failures(now) if auth_failure is None else {},
+                key_state.auth_failures(now) if auth_failure is None else {},
             )
 
     def admit(self, endpoint: Endpoint, priority: Priority = Priority.QUERY) -> Permit | Deferred | None:
@@ -158,23 +159,23 @@ class Admission:
             deny_reason, must_wait = self._check(endpoint, now, priority)
             if deny_reason is not None or must_wait:
                 return deny_reason
-            key, limiter, start = self.key, self.budget.limiters[endpoint.pool.name], self.budget.start
-            key_call, pool_call = key.acquire(endpoint), limiter.acquire(now, priority)
+            key_state, limiter, start = self.key_state, self.budget.limiters[endpoint.pool.name], self.budget.start
+            key_call, pool_call = key_state.acquire(endpoint), limiter.acquire(now, priority)
             start_call = start.acquire()
             self._on_change()
 
         def begin() -> None:
-            nonlocal key, key_call
+            nonlocal key_state, key_call
             if key_call.is_probe and self.reread_key():
                 with self._lock:
-                    key.abandon(endpoint, key_call)
-                    key = self.key
-                    key_call = key.acquire(endpoint)
+                    key_state.abandon(endpoint, key_call)
+                    key_state = self.key_state
+                    key_call = key_state.acquire(endpoint)
 
         def end(error: BrazeError | None, info: RateLimitInfo) -> float | None:
             with self._lock:
                 now = self._clock.monotonic()
-                key.record(endpoint, error, key_call, now)
+                key_state.record(endpoint, error, key_call, now)
                 start.record(error, start_call, now)
                 pause_seconds = limiter.release(info, pool_call, now)
                 is_refused = error is not None and error.reason in AUTH_REASONS
@@ -189,7 +190,7 @@ class Admission:
         self, endpoint: Endpoint, now: float, priority: Priority = Priority.QUERY
     ) -> tuple[Deferred | None, bool]:
         """Return why a call is not allowed, or None, and whether it must wait for a probe."""
-        key = self.key.decide(endpoint, now, lambda other: self._is_open(other, now))
+        key = self.key_state.decide(endpoint, now, lambda other: self._is_open(other, now))
         start = self.budget.start.decide(now)
         if self.is_closed or Decision.DENY in (key, start):
             return CircuitOpen(endpoint.path), False

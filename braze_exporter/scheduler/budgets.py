@@ -74,7 +74,7 @@ class Budgets:
         self._salt = records.salt
         self._key_digests = {WorkspaceKey(*key): digest for key, digest in records.key_digests.items()}
         self._budgets: dict[_BudgetKey, KeyBudget] = {}
-        self._keys: dict[_BudgetKey, KeyState] = {}
+        self._key_states: dict[_BudgetKey, KeyState] = {}
         self._restore(records)
         self._is_closed = False
         self._request_write: Callable[[], Future[bool]] | None = None
@@ -109,8 +109,8 @@ class Budgets:
         for hold in records.holds:
             holds.setdefault((hold.url, hold.key_digest), []).append(hold)
         for budget_key, rows in holds.items():
-            key = self._keys[budget_key] = KeyState()
-            key.restore(rows, now, wall)
+            key_state = self._key_states[budget_key] = KeyState()
+            key_state.restore(rows, now, wall)
 
     def open_admissions(self, config: Config) -> Mapping[str, Admission]:
         """Return the admission of each workspace of `config` by its name, with its API key.
@@ -144,9 +144,10 @@ class Budgets:
         The key files of other workspaces with the same key are read too, since only one workspace probes at a time.
         """
         with self._lock:
-            key = self._admissions[workspace_key].key
+            key_state = self._admissions[workspace_key].key_state
             in_use = {name: self._admissions[name] for name in self._demands}
-        changed = [name for name, admission in in_use.items() if admission.key is key and admission.api_key.reread()]
+        sharing = {name: admission for name, admission in in_use.items() if admission.key_state is key_state}
+        changed = [name for name, admission in sharing.items() if admission.api_key.reread()]
         with self._lock:
             for name in changed:
                 self._change_key(name, in_use[name])
@@ -169,7 +170,7 @@ class Budgets:
             if before is not None and before not in others:
                 self._budgets.pop((url, before), None)
         admission.budget = self._budgets[url, digest]
-        admission.key = self._keys.setdefault((url, digest), KeyState())
+        admission.key_state = self._key_states.setdefault((url, digest), KeyState())
 
     def set_demands(self, demands: Mapping[WorkspaceKey, Demand]) -> None:
         """Set what each workspace needs. Workspaces with the same url and key get the sum.
@@ -234,7 +235,7 @@ class Budgets:
             pools = totals.setdefault(admission.budget, {})
             for pool, pool_budget in demand.budgets.items():
                 pools[pool] = pools[pool] + pool_budget if pool in pools else pool_budget
-            in_use = endpoints.setdefault(admission.key, {})
+            in_use = endpoints.setdefault(admission.key_state, {})
             in_use |= {endpoint.path: endpoint for endpoint in demand.endpoints}
         for budget, pools in totals.items():
             for pool, pool_budget in pools.items():
@@ -247,8 +248,8 @@ class Budgets:
                 if row is not None:
                     limiter.restore(row, now, self._clock.wall())
                 has_new = True
-        for key, used in endpoints.items():
-            key.set_endpoints(tuple(used.values()))
+        for key_state, used in endpoints.items():
+            key_state.set_endpoints(tuple(used.values()))
         return has_new
 
     def _record_change(self) -> None:
@@ -295,8 +296,8 @@ class Budgets:
             for (url, digest), budget in self._budgets.items():
                 budgets += (row._replace(url=url, key_digest=digest) for row in budget.rows.values())
                 budgets += (limiter.to_row(url, digest, now, wall) for limiter in budget.limiters.values())
-                key = self._keys.get((url, digest))
-                holds += key.to_rows(url, digest, now, wall) if key is not None else ()
+                key_state = self._key_states.get((url, digest))
+                holds += key_state.to_rows(url, digest, now, wall) if key_state is not None else ()
             if not self._are_balances_saved:
                 budgets = [row._replace(balance=0.0, balance_at=wall) for row in budgets]
             key_digests = {(key.workspace, key.url): digest for key, digest in self._key_digests.items()}

@@ -54,8 +54,8 @@ class ListReadState:
     times are in seconds of the monotonic clock. `pager` holds an unfinished read. `in_flight` is true while the list is
     queued or being read. `failures` is the number of consecutive failures. `error` is why the last read failed, or
     None. `read_at` is when the list was last read to its end and used, in seconds since the epoch, or 0 if it never
-    was. `key` is the key of the last read. `key_checked_at` is when the last read ended or, while the list is rejected,
-    when the key was last read again.
+    was. `key_state` is that of the key of the last read. `key_checked_at` is when the last read ended or, while the
+    list is rejected, when the key was last read again.
     """
 
     workspace_key: WorkspaceKey
@@ -70,7 +70,7 @@ class ListReadState:
     failures: int = 0
     error: BrazeError | None = None
     read_at: float = 0.0
-    key: KeyState | None = None
+    key_state: KeyState | None = None
     key_checked_at: float = 0.0
 
     @property
@@ -86,7 +86,7 @@ class ListReadState:
     def is_due(self, now: float) -> bool:
         """Return whether the list must be read, also to test the key, or because another key was rejected."""
         admission = self.client.admission
-        is_key_new = self.is_rejected and self.key is not admission.key
+        is_key_new = self.is_rejected and self.key_state is not admission.key_state
         return is_key_new or now >= self.next_at or admission.is_probe_wanted(self.list_endpoint)
 
     def is_key_check_due(self, now: float) -> bool:
@@ -204,5 +204,5 @@ class ListReadState:
             return
         self.known, self.missing_since, self.suspect_since = known, missing_since, suspect_since
         self.failures, self.error, self.read_at = failures, error, read_at
-        self.key, self.key_checked_at = self.client.admission.key, now
+        self.key_state, self.key_checked_at = self.client.admission.key_state, now
         self.next_at = now + (min(wait, AUTH_RETRY_SECONDS) if self.is_rejected else wait)

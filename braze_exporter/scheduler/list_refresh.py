@@ -180,7 +180,7 @@ class ListRefresher:
         """
         list_endpoint, client = read_state.list_endpoint, read_state.client
         read_state.next_at = now + RETRY_SECONDS  # overwritten if the read ends
-        read_state.key = client.admission.key
+        read_state.key_state = client.admission.key_state
         pager = read_state.pager = read_state.pager or ListPager(list_endpoint)
 
         def admit() -> Permit | Deferred | None:
