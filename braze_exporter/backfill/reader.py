@@ -179,7 +179,7 @@ class Reader:
         """Return the permit for a call, None if it must wait, or `Deferred` if Braze has rejected its query."""
         with self._lock:
             if chunk.query in self.rejected:
-                return Deferred("query rejected")
+                return Deferred()
             workspace = self._workspaces[chunk.query.workspace]
             if workspace.circuit_breaker.decide(self._monotonic()) is not Decision.ALLOW:
                 return None

@@ -19,12 +19,12 @@ from braze_exporter.scheduler.rate_limiter import Pause, Priority, RateLimiter
 from braze_exporter.state.tables import BudgetRow
 
 
-class Deferred(Exception):  # noqa: N818 - not an error: the call is only delayed
-    """A call was not made, because the rate limiter of its pool does not allow one now, or it is no longer needed."""
+class Deferred:
+    """A call is not made now, because the rate limiter of its pool does not allow one, or it is no longer needed."""
 
 
 class CircuitOpen(Deferred):
-    """A call was not made, because Braze rejected the key or never responded, or because the exporter stops."""
+    """A call is not made now, because Braze rejected the key or never responded, or because the exporter stops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +193,11 @@ class Admission:
         key = self.key_state.decide(endpoint, now, lambda other: self._is_open(other, now))
         start = self.budget.start.decide(now)
         if self.is_closed or Decision.DENY in (key, start):
-            return CircuitOpen(endpoint.path), False
+            return CircuitOpen(), False
         limiter = self.budget.limiters.get(endpoint.pool.name)
         pool = limiter.decide(now, priority) if limiter is not None else Decision.WAIT  # a reload is about to add it
         if pool is Decision.DENY:
-            return Deferred(endpoint.pool.name), False
+            return Deferred(), False
         return None, Decision.WAIT in (key, start, pool)
 
     def _is_open(self, endpoint: Endpoint, now: float) -> bool:

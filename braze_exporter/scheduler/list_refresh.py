@@ -171,7 +171,7 @@ class ListRefresher:
             finally:
                 self._free(read_state)
 
-        return Job(read_state.list_endpoint.path, Priority.LIST, now, lambda: Deferred("no call"), run)
+        return Job(read_state.list_endpoint.path, Priority.LIST, now, Deferred, run)
 
     def _page_job(self, read_state: ListReadState, now: float) -> Job:
         """Return the job for a page of a list: the first one, or the one before which it was deferred.
@@ -185,7 +185,7 @@ class ListRefresher:
 
         def admit() -> Permit | Deferred | None:
             if read_state.pager is not pager:  # a reload has removed the list, or it must be read from the start
-                return Deferred("removed")
+                return Deferred()
             return client.admission.admit(list_endpoint, Priority.LIST)
 
         def run(admitted: Permit | Deferred) -> None:

@@ -209,7 +209,7 @@ class Scheduler:
     def _admit(self, query_state: QueryState, priority: Priority) -> Permit | Deferred | None:
         client = self._clients.get(query_state.query.workspace)
         if query_state.is_removed or client is None:  # the workspace may just have been removed by a reload
-            return Deferred("removed")
+            return Deferred()
         return client.admission.admit(query_state.query.kind, priority)
 
     def _history_jobs(self, deny_reasons: Mapping[EndpointKey, Deferred | None]) -> Iterator[tuple[str, Job]]:

@@ -122,7 +122,7 @@ def _admit(job: Job) -> Permit | Deferred | None:
         return job.admit()
     except Exception:  # noqa: BLE001
         _log.exception("Internal error before a call", extra={"fields": {"path": job.path}})
-        return Deferred("internal error")
+        return Deferred()
 
 
 class WorkerPools:

@@ -32,11 +32,15 @@ from braze_exporter.braze.lists import (
 )
 from braze_exporter.braze.pools import DEFAULT_POOL, LISTS_POOL
 from braze_exporter.scheduler import list_reader
-from braze_exporter.scheduler.admission import Admission, CircuitOpen, Deferred
+from braze_exporter.scheduler.admission import Admission, Deferred
 from braze_exporter.scheduler.list_reader import ListPager
 from braze_exporter.scheduler.rate_limiter import PoolBudget
 from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory, Segment
 from braze_exporter.simulator.reply import Reply
+
+
+class ReadDeferredError(Exception):
+    """A page may not be read now."""
 
 
 class ListReading:
@@ -48,11 +52,11 @@ class ListReading:
         self._admission = admission
 
     def read(self) -> tuple[ListItem, ...]:
-        """Read the remaining pages, and return all items. Raises `Deferred` if no call may be made now."""
+        """Read the remaining pages, and return all items. Raises `ReadDeferredError` if no call may be made now."""
         while True:
             permit = self._admission.admit(self.pager.list_endpoint)
             if isinstance(permit, Deferred):
-                raise permit
+                raise ReadDeferredError(type(permit).__name__)
             assert permit is not None
             if self.pager.read_page(self._client, permit.end):
                 return self.pager.items
@@ -359,7 +363,7 @@ def test_list_over_budget_is_read_in_parts(lists: ListSetup) -> None:
     lists.braze.page_size = 20
     reading = lists.start()
     for pages in (10, 20, 30, 40, 50):
-        with pytest.raises(Deferred, match=r"^lists$"):
+        with pytest.raises(ReadDeferredError, match=r"^Deferred$"):
             reading.read()
         assert lists.pages == [str(number) for number in range(pages)]
         lists.clock.advance(360)
@@ -371,7 +375,7 @@ def test_reserve_and_rate_limit_defer_list(lists: ListSetup) -> None:
     """A list is deferred when only the reserve is left, and after a 429."""
     lists.braze.spend_calls(797, pool="lists")
     reading = lists.start()
-    with pytest.raises(Deferred, match=r"^lists$"):
+    with pytest.raises(ReadDeferredError, match=r"^Deferred$"):
         reading.read()
     assert reading.pager.pages_read == 3
     lists.clock.advance(3_600)
@@ -380,7 +384,7 @@ def test_reserve_and_rate_limit_defer_list(lists: ListSetup) -> None:
     lists.rig.set_demand({LISTS_POOL: PoolBudget(0.1, 0, 100)})
     with pytest.raises(BrazeError, match=r"^rate_limited"):
         lists.start().read()
-    with pytest.raises(Deferred):
+    with pytest.raises(ReadDeferredError):
         lists.start(PRODUCT_LIST).read()
     assert len(lists.names(SEGMENT_LIST)) == 1_000
 
@@ -390,6 +394,6 @@ def test_missing_permission_holds_one_list(lists: ListSetup) -> None:
     lists.braze.permissions = {"segments.list"}
     with pytest.raises(BrazeError, match=r"^forbidden: 403 Forbidden: the key lacks the permission events.list"):
         lists.start().read()
-    with pytest.raises(CircuitOpen, match=r"^/events/list$"):
+    with pytest.raises(ReadDeferredError, match=r"^CircuitOpen$"):
         lists.start().read()
     assert len(lists.names(SEGMENT_LIST)) == 1_000

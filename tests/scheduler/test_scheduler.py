@@ -301,7 +301,7 @@ class StubAdmission(Admission):
 
     def deny_reason(self, endpoint: Endpoint) -> Deferred | None:
         """Return why a call is deferred, or `None` if its endpoint is in `granted`."""
-        return None if endpoint in self.granted else Deferred(endpoint.pool.name)
+        return None if endpoint in self.granted else Deferred()
 
     def open_circuit_error(self, endpoint: Endpoint) -> BrazeError | None:  # noqa: ARG002
         """Return `None`, as no circuit is open."""
@@ -411,7 +411,7 @@ def test_late_deferred_call_leaves_query_due() -> None:
     """A query that is deferred after it was queued does not fail, and is fetched when its pool allows."""
     clock = Clock()
     admission = StubAdmission([CUSTOM_EVENTS])
-    admission.denial = Deferred("default")
+    admission.denial = Deferred()
     query = Query("w", CUSTOM_EVENTS, Unit.HOUR, "purchase")
     cache = make_scheduler([query], lambda _query: Response((), NOW, NOW, 0.0), clock, admission=admission)
     cache.refresh().result(5)
