@@ -271,7 +271,7 @@ class _Builder:
 
     def _build_scalar(self, event: yaml.ScalarEvent, line: int, path: KeyPath) -> Any:  # noqa: ANN401
         text, tag = self._read_scalar(event)
-        if tag == f"{_TAG}str":
+        if tag in {f"{_TAG}str", f"{_TAG}value", f"{_TAG}merge"}:  # the last two are = and <<
             return text
         try:
             return self._yaml.construct_object(yaml.ScalarNode(tag, text))

@@ -205,6 +205,8 @@ function showStatus(response) {
     query.change = baseline > 0 && settled !== null ? settled / baseline - 1 : null;
     query.searchText = [name, ...tags, message].join("\n").toLowerCase();
   }
+  const keys = new Set(queries.map(({ metrics }) => metrics[0]));
+  for (const key of rows.keys()) if (!keys.has(key)) rows.delete(key);
   byId("version").textContent = version;
   byId("last-scrape").textContent = scrapedAt === null ? "No scrape yet" : `Last scrape ${formatSpan(now - scrapedAt)} ago`;
   renderErrors(errors);
