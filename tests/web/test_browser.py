@@ -177,6 +177,7 @@ def test_keys_open_and_close_query(page: Browser, failing_demo: Program) -> None
     """Tab moves the focus to a query, and Enter opens and closes its details."""
     search(page, "added_to_cart production")
     page.press(Keys.TAB, Keys.TAB, Keys.ENTER)
+    page.wait("document.querySelector('#rows code') !== null")
     is_open = "return document.activeElement.parentElement.open"
     assert page.run(is_open) is True
     assert page.text("#rows .last-error") == "Last error: server_error: 503 Service Unavailable: Service Unavailable"
@@ -196,6 +197,7 @@ def test_page_updates_itself(page: Browser, failing_demo: Program) -> None:
     """
     search(page, "app_opened deferred")
     page.press(Keys.TAB, Keys.TAB, Keys.ENTER)
+    page.wait("document.querySelector('#rows code') !== null")
     page.run("window.mark = document.querySelector('#rows code')")
     before = page.run("return statusData.scraped_at")
     failing_demo.scrape()
