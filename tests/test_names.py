@@ -80,7 +80,7 @@ def test_name_is_text_on_every_surface(form: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["logfmt", "json"])
 def test_failure_names_query_on_one_line(form: str, tmp_path: Path) -> None:
-    """The log names each failed query on one line of limited length, for any name and any message from Braze."""
+    """The log names each failed query on one line with the start of Braze's message, for any name and message."""
     with running_braze(RecordedCounts(events=list(NAMES.values()))) as (braze, server):
         braze.inject(response_faults.status(400, "no\ntime=2026 level=ERROR msg=forged <script> " * 100))
         path = config(server.url, tmp_path / "config.yaml")
@@ -90,7 +90,7 @@ def test_failure_names_query_on_one_line(form: str, tmp_path: Path) -> None:
     assert len(failures) == 2 * len(NAMES)
     lists = [line for line in program.lines if "List could not be read" in line]
     assert len(program.lines) == len(failures) + len(lists) + 2
-    assert max(map(len, program.lines)) < 8_000
+    assert all(line.count("forged") <= 5 for line in program.lines)
     for line in failures:
         assert line.startswith("time=" if form == "logfmt" else '{"time"')
         assert not re.search(r"(?<![\"\\ ])time=2026 level=ERROR msg=forged", line)
