@@ -242,6 +242,16 @@ def test_redirect_is_not_followed(status: int) -> None:
     assert query_state.error.detail == f"{status} {http.client.responses[status]}, redirect not followed"
 
 
+def test_status_without_content_is_described() -> None:
+    """A 204 is an error whose message says that the response is empty."""
+    with running_exporter("{event: purchase}", shop()) as exporter:
+        exporter.braze.inject(response_faults.no_content())
+        exporter.scrape()
+        (query_state,) = exporter.exporter.query_states
+    assert query_state.error is not None
+    assert query_state.error.detail == "204 No Content, empty response"
+
+
 def test_oversized_body_is_limited_in_memory() -> None:
     """A body of 200 MB, plain or compressed, needs no more memory than a few usual responses."""
     with running_exporter("{event: purchase}", shop()) as exporter:

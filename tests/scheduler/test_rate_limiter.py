@@ -323,6 +323,17 @@ def test_late_response_of_previous_window_restores_nothing() -> None:
     assert rig.release(RateLimitInfo(limit=3_600, remaining=100, resets_in=4)) is None
 
 
+@pytest.mark.parametrize(("remaining", "shown"), [(100, 98), (1, 0)])
+def test_calls_in_flight_are_not_shown_as_remaining(remaining: float, shown: float) -> None:
+    """The remaining calls that the exporter shows do not include those in flight, and are never negative."""
+    rig = make_rig()
+    for _ in range(3):
+        rig.acquire()
+    rig.release(RateLimitInfo(limit=3_600, remaining=remaining, resets_in=60))
+    headers = rig.limiter.rate_limit(rig.now, 1e9)
+    assert (headers.limit, headers.remaining, headers.reset) == (3_600, shown, 1e9 + 60)
+
+
 def test_new_window_starts_with_known_limit() -> None:
     """Before the first response of a window, the limiter grants no more than the known limit leaves."""
     rig = make_rig(burst=100, reserve=0.5)
