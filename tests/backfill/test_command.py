@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -234,6 +235,7 @@ def test_progress_on_terminal_is_a_bar(braze: tuple[FaultInjectingBraze, Server]
     """On a terminal, a progress bar shows rate and remaining time in one line; the final messages stay readable."""
     braze[0].inject(transfer_faults.delay(0.25))
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 60))
     process = subprocess.Popen(  # noqa: S603 - runs our own program
         [sys.executable, "-m", "braze_exporter", *command], stdout=subprocess.PIPE, stderr=theirs, env=with_key()
     )
@@ -251,6 +253,7 @@ def test_progress_on_terminal_is_a_bar(braze: tuple[FaultInjectingBraze, Server]
     assert [int(done) for _, done in bars] == sorted(int(done) for _, done in bars)
     assert len(bars[-1][0]) > len(bars[0][0])
     assert re.search(r"\] \d+ of 41 calls, [\d.]+ calls/s, \d+ s left\x1b\[K", text)
+    assert max(map(len, re.findall(r"\r(\[[^\r\x1b]*)\x1b\[K", text))) < 60
     assert text.startswith("\r\x1b[K1 query from ")
     assert "\x1b[K41 calls completed, writing " in text
 
