@@ -200,6 +200,7 @@ def zone_at_noon() -> ZoneInfo:
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """Run the exporter until it is healthy, then inject 503, disconnects and 429, and return the resulting state."""
     require_tool("prometheus")
+    wait_until(lambda: time.time() % HOUR < HOUR - 40, "the current hour does not end during the test", 60)
     directory, shop, zone = tmp_path_factory.mktemp("dashboard"), SteadyTraffic(), zone_at_noon()
     braze = FaultInjectingBraze(key=KEY, traffic=shop, clock=time.time, zone=zone, apps=(IOS,), segments=(VIP,))
     braze.series_counts = steady_counts(shop.this_hour)
