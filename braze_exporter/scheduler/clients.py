@@ -1,16 +1,21 @@
-"""Opens the client of a configured workspace."""
+"""Opens the client of a configured workspace, and makes its fetches."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import requests
 
-from braze_exporter.braze.calls import CallEvent
+from braze_exporter.braze.calls import CallEvent, Response
 from braze_exporter.braze.client import Client
 from braze_exporter.braze.clock import Clock
+from braze_exporter.braze.errors import BrazeError, Reason
+from braze_exporter.braze.query import Query
 from braze_exporter.braze.transport import DEFAULT_TIMEOUTS, Timeouts, Transport
 from braze_exporter.config.schema import Workspace
 from braze_exporter.scheduler.admission import Admission
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +43,22 @@ def open_client(
     transport = Transport(session, workspace.rest_endpoint, key.reveal, monotonic=clock.monotonic, timeouts=timeouts)
     client = Client(transport, workspace=workspace.name, redact=key.redact, clock=clock, on_call=on_call)
     return WorkspaceClient(client, admission)
+
+
+def try_fetch(
+    clients: Mapping[str, WorkspaceClient], query: Query, fetch: Callable[[Client], Response]
+) -> tuple[Response | None, BrazeError | None]:
+    """Return the result of `fetch` with the client for `query`, or why it failed.
+
+    Return neither if a reload has just removed the workspace. An unexpected error is logged, and fails this query only.
+    """
+    workspace = clients.get(query.workspace)
+    if workspace is None:
+        return None, None
+    try:
+        return fetch(workspace.client), None
+    except BrazeError as failure:
+        return None, failure.without_traceback()
+    except Exception:  # noqa: BLE001 - the thread must survive for the other queries
+        _log.exception("Internal error during a fetch", extra={"fields": dict(query.labels)})
+        return None, BrazeError(Reason.INVALID_RESPONSE, "internal error; see the exporter's log")

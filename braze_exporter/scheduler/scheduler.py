@@ -22,7 +22,7 @@ from braze_exporter.braze.kinds import SeriesKind
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import bucket_starts
 from braze_exporter.scheduler.admission import Admission, CircuitOpen, Deferred, Permit
-from braze_exporter.scheduler.clients import WorkspaceClient
+from braze_exporter.scheduler.clients import WorkspaceClient, try_fetch
 from braze_exporter.scheduler.endpoints import EndpointKey, QueryEndpoints, endpoint_key
 from braze_exporter.scheduler.fetch_log import FetchLog
 from braze_exporter.scheduler.history import History
@@ -77,8 +77,7 @@ class Scheduler:
         self._lock = threading.Lock()  # of the attributes below and the query states
         self.revision = 0
         self.query_states: tuple[QueryState, ...] = ()
-        # The queries whose history may have missing chunks.
-        self._incomplete: dict[QueryState, None] = {}
+        self._incomplete: dict[QueryState, None] = {}  # those whose history may have missing chunks
         self._history_calls: Counter[EndpointKey] = Counter()  # since the last scrape
         self._endpoints = QueryEndpoints((), self._admission)
         self._worker_pools = WorkerPools()
@@ -248,7 +247,9 @@ class Scheduler:
         if isinstance(admitted, Deferred):
             history.is_reading = False
             return
-        response, error = self._try_fetch(chunk, lambda client: client.fetch(chunk, chunk.length, admitted.end))
+        response, error = try_fetch(
+            self._clients, chunk, lambda client: client.fetch(chunk, chunk.length, admitted.end)
+        )
         with self._locking():
             self._update_circuits()
             if query_state.is_removed or query_state.history is not history:  # by a reload
@@ -273,21 +274,6 @@ class Scheduler:
         query = replace(query, ending_at=request.ending_at)
         return client.fetch(query, request.length, permit.end, query_state.response)
 
-    def _try_fetch(
-        self, query: Query, fetch: Callable[[Client], Response]
-    ) -> tuple[Response | None, BrazeError | None]:
-        """Return the result of `fetch`, or why it failed, or neither if a reload has just removed the workspace."""
-        workspace = self._clients.get(query.workspace)
-        if workspace is None:
-            return None, None
-        try:
-            return fetch(workspace.client), None
-        except BrazeError as failure:
-            return None, failure.without_traceback()
-        except Exception:  # noqa: BLE001 - an unexpected error fails this query only, not the others
-            _log.exception("Internal error during a fetch", extra={"fields": dict(query.labels)})
-            return None, BrazeError(Reason.INVALID_RESPONSE, "internal error; see the exporter's log")
-
     def _run(self, query_state: QueryState, admitted: Permit | Deferred) -> None:
         """Fetch a query in a thread of its `WorkerPool`, or defer it if it was not admitted."""
         if isinstance(admitted, Deferred):
@@ -296,7 +282,9 @@ class Scheduler:
                     self._set_deferred(query_state, admitted)
                 self._release(query_state)
             return
-        response, error = self._try_fetch(query_state.query, lambda client: self._fetch(query_state, client, admitted))
+        response, error = try_fetch(
+            self._clients, query_state.query, lambda client: self._fetch(query_state, client, admitted)
+        )
         with self._locking():
             if not query_state.is_removed:
                 self._set_deferred(query_state, None)
