@@ -136,7 +136,8 @@ class Client:
             failure = None
             result = describe(parsed) if is_logged else {}
         except BrazeError as error:
-            failure, result = error, {"error": error.detail}
+            # The error itself would refer to this frame, and the frame to it: a cycle that keeps the body in memory.
+            failure, result = error.without_traceback(), {"error": error.detail}
             raise
         finally:
             seconds = self._clock.monotonic() - started if received is None else seconds
@@ -170,7 +171,7 @@ class Client:
                 is_transient=received.status == _QUEUED_STATUS,
             )
         if received.body_error is not None:
-            raise received.body_error
+            raise received.body_error.without_traceback()  # `received` is in the frames of the traceback
         local_time = self._clock.wall()
         braze_time = local_time if responded_at is None else responded_at
         try:

@@ -273,17 +273,21 @@ def test_oversized_body_is_limited_in_memory() -> None:
     ids=str,
 )
 def test_invalid_response_keeps_no_references(fault: Fault) -> None:
-    """After a failure only its reason and message are kept in memory, not the response."""
+    """After a failure only its reason and message stay in memory, even if no garbage is collected."""
     names = [f"event {number}" for number in range(20)]
     with running_exporter("\n".join(f"{{event: {name}}}" for name in names), RecordedCounts(events=names)) as exporter:
         exporter.skip_first_scrape()
         exporter.braze.inject(fault)
         gc.collect()
-        tracemalloc.start()
-        assert exporter.scrape().values("braze_query_up") == [0] * 20
-        gc.collect()
-        kept, _ = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
+        gc.disable()
+        try:
+            tracemalloc.start()
+            assert exporter.scrape().values("braze_query_up") == [0] * 20
+            kept, _ = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            assert gc.collect() < 20
+        finally:
+            gc.enable()
     assert kept < 1_000_000
 
 
