@@ -191,6 +191,10 @@ class Reader:
 
     def _run(self, chunk: _Chunk, admitted: Permit | Deferred) -> None:
         """Make a call in a worker thread, and queue the next call."""
+        if isinstance(admitted, Deferred) and chunk.query not in self.rejected:
+            # Without the chunk, the output would have a gap.
+            self._end(RuntimeError("internal error before a call"))
+            return
         try:
             is_retry = isinstance(admitted, Permit) and not self._fetch_chunk(chunk, admitted)
             next_chunk = self._next_chunk(chunk, is_retry=is_retry)

@@ -54,12 +54,11 @@ class ActiveWorkspace:
 class Snapshot:
     """The state of an exporter at one moment, for the status page.
 
-    `self_metrics` and the admissions are not copied, so their values may change while they are read.
-
     `now` and `monotonic` are that moment, in seconds since the epoch and in seconds of the monotonic clock.
     `scraped_at` is the time of the last scrape in seconds since the epoch, or None before the first.
     `active_workspaces`, `lists` and `remaining_history` (numbers of calls) are keyed by workspace name. If
-    `are_counters_stalled`, the state file cannot be written, so that the counters do not rise.
+    `are_counters_stalled`, the state file cannot be written, so that the counters do not rise. `self_metrics` and the
+    admissions are not copied, so their values may change while they are read.
     """
 
     now: float

@@ -17,8 +17,10 @@ from support import HOUR, KEY, NEW_YORK, Clock, wait_until
 
 from braze_exporter.backfill.request import BackfillError
 from braze_exporter.braze import transport
+from braze_exporter.braze.pools import Endpoint
 from braze_exporter.config.loading import load_config
 from braze_exporter.exporter.exporter import Exporter
+from braze_exporter.scheduler.admission import Admission, Deferred, Permit
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator.reply import Reply
 
@@ -276,6 +278,28 @@ def test_failing_call_does_not_block_others(tmp_path: Path) -> None:
         backfill.braze.reset()
         backfill.run()
         assert len(requested_calls(backfill)) < CALLS / 2
+        assert is_complete(backfill)
+
+
+def test_internal_error_before_call_ends_backfill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A call that an internal error prevents is not left out of the output."""
+    with prepared_backfill(tmp_path, EVENT, silent_traffic(), START, END) as backfill:
+        admit, failures = Admission.admit, [MemoryError()]
+
+        def fail_once(admission: Admission, endpoint: Endpoint) -> Permit | Deferred | None:
+            if failures:
+                raise failures.pop()
+            return admit(admission, endpoint)
+
+        monkeypatch.setattr(Admission, "admit", fail_once)
+        with pytest.raises(RuntimeError, match="internal error before a call"):
+            backfill.run()
+        assert not (tmp_path / "history.om").exists()
+        assert "Internal error before a call" in caplog.messages
+        caplog.clear()
+        backfill.run()
         assert is_complete(backfill)
 
 

@@ -177,7 +177,7 @@ def test_regex_that_backtracks_much_takes_linear_time(text: str) -> None:
 
 
 def test_many_names_match_after_steps_are_forgotten() -> None:
-    """Many different names, of which only some steps are remembered, match correctly."""
+    """More names match correctly than the regex remembers steps for."""
     compiled = compile_regex("(.{0,40}x|.{3}y){2}")
     for number in range(3_000):
         name = f"{number * 7919 % 10_007:b}".replace("0", "x")

@@ -92,7 +92,7 @@ def open_page(browser: Browser, program: Program) -> None:
 
 
 def search(browser: Browser, text: str) -> None:
-    """Type into the filter, in place of its text."""
+    """Replace the text of the filter."""
     browser.run("byId('filter').focus(); byId('filter').select()")
     browser.press(*text)
 
@@ -240,7 +240,7 @@ def test_page_is_readable_at_every_size(page: Browser, size: str, *, dark: bool)
 
 
 def test_small_screen_labels_numbers(page: Browser) -> None:
-    """On a small screen, each number has a label in place of the header."""
+    """On a small screen, each number has a label, and the header is hidden."""
     page.inspect("phone")
     assert page.run("return document.querySelector('.head').checkVisibility()") is False
     assert page.texts("#rows > :first-child .label") == ["Latest", "Settled", "Baseline", "Age", "Next fetch"]
