@@ -4,6 +4,7 @@ import http.client
 import re
 import socket
 import ssl
+import traceback
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -177,17 +178,9 @@ class Transport:
         try:
             request.prepare("GET", self._url + path, headers=self._session.headers, params=parameters, auth=self._auth)
             response = self._session.send(request, timeout=timeout, allow_redirects=False, stream=True)
-        except requests.exceptions.SSLError as error:
-            raise BrazeError(Reason.TLS, f"TLS connection failed: {_describe_cause(error)}") from None
-        except requests.exceptions.Timeout:
-            raise BrazeError(Reason.TIMEOUT, "request timed out") from None
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
-            reason = _urllib3_reason(error)
-            if isinstance(reason, ProxyConnectionError):
-                raise BrazeError(Reason.PROXY, _describe_proxy_failure(reason.original_error)) from None
-            if isinstance(reason, urllib3.exceptions.NameResolutionError):
-                raise BrazeError(Reason.DNS, "host name of the url could not be resolved") from None
-            raise BrazeError(Reason.CONNECTION, f"connection failed: {_describe_cause(error)}") from None
+            _clear_frames(error)
+            raise _connection_error(error) from None
         with response:
             status, headers = response.status_code, response.headers
             try:
@@ -213,6 +206,31 @@ def _read_body(raw: urllib3.response.BaseHTTPResponse) -> bytes:
         if size > MAX_BODY_BYTES:
             raise BrazeError(Reason.TOO_LARGE, f"response is larger than {MAX_BODY_BYTES // 1024**2} MiB")
     return b"".join(chunks)
+
+
+def _clear_frames(error: BaseException) -> None:
+    """Clear the frames in the tracebacks of an error.
+
+    urllib3 keeps the error in a variable of such a frame: a cycle that only the garbage collector would free.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__context__
+
+
+def _connection_error(error: Exception) -> BrazeError:
+    """Return the error for a request without response, by the error of `requests` or `urllib3`."""
+    reason = _urllib3_reason(error)
+    if isinstance(error, requests.exceptions.SSLError):
+        return BrazeError(Reason.TLS, f"TLS connection failed: {_describe_cause(error)}")
+    if isinstance(error, requests.exceptions.Timeout):
+        return BrazeError(Reason.TIMEOUT, "request timed out")
+    if isinstance(reason, ProxyConnectionError):
+        return BrazeError(Reason.PROXY, _describe_proxy_failure(reason.original_error))
+    if isinstance(reason, urllib3.exceptions.NameResolutionError):
+        return BrazeError(Reason.DNS, "host name of the url could not be resolved")
+    return BrazeError(Reason.CONNECTION, f"connection failed: {_describe_cause(error)}")
 
 
 def _urllib3_reason(error: BaseException) -> object:

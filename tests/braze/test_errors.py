@@ -269,10 +269,20 @@ def test_oversized_body_is_limited_in_memory() -> None:
 
 @pytest.mark.parametrize(
     "fault",
-    [transfer_faults.huge(), transfer_faults.gzip_bomb(), response_faults.html(), response_faults.status(503)],
+    [
+        transfer_faults.huge(),
+        transfer_faults.gzip_bomb(),
+        transfer_faults.garbled_gzip(),
+        transfer_faults.truncated(),
+        transfer_faults.truncated_chunks(),
+        transfer_faults.disconnect(),
+        transfer_faults.disconnect(reset=False),
+        response_faults.html(),
+        response_faults.status(503),
+    ],
     ids=str,
 )
-def test_invalid_response_keeps_no_references(fault: Fault) -> None:
+def test_failed_call_keeps_no_references(fault: Fault) -> None:
     """After a failure only its reason and message stay in memory, even if no garbage is collected."""
     names = [f"event {number}" for number in range(20)]
     with running_exporter("\n".join(f"{{event: {name}}}" for name in names), RecordedCounts(events=names)) as exporter:
