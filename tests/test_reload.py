@@ -1,6 +1,7 @@
 """Test that a reload keeps unchanged queries, that an invalid config changes nothing, and that both are reported."""
 
 import contextlib
+import gc
 import itertools
 import json
 import os
@@ -255,6 +256,23 @@ def read_history(exporter: ExporterRig) -> float:
 
     wait_until(is_read, "the history is read")
     return exporter.page().values(BASELINE)[0]
+
+
+def test_reload_keeps_no_references() -> None:
+    """After a reload nothing of the previous config stays in memory, even if no garbage is collected."""
+    with running_exporter("{event: purchase}", RecordedCounts(events=["purchase"]), reads_lists=True) as exporter:
+        exporter.scrape()
+        exporter.read_lists()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                exporter.apply_config("{event: purchase}")
+                exporter.scrape()
+                exporter.read_lists()
+            assert gc.collect() == 0
+        finally:
+            gc.enable()
 
 
 def test_reload_reads_history_once() -> None:

@@ -146,7 +146,7 @@ class ListRefresher:
             for read_state in self._lists.values():
                 if read_state.in_flight or not (read_state.is_due(now) or read_state.is_key_check_due(now)):
                     continue
-                job = self._page_job(read_state, now) if read_state.is_due(now) else self._key_job(read_state, now)
+                job = self._start_read(read_state, now) if read_state.is_due(now) else self._key_job(read_state, now)
                 read_state.in_flight = True
                 jobs.append((read_state, job))
         for read_state, job in jobs:
@@ -173,15 +173,16 @@ class ListRefresher:
 
         return Job(read_state.list_endpoint.path, Priority.LIST, now, Deferred, run)
 
-    def _page_job(self, read_state: ListReadState, now: float) -> Job:
-        """Return the job for a page of a list: the first one, or the one before which it was deferred.
-
-        The job queues itself again until the read ends.
-        """
-        list_endpoint, client = read_state.list_endpoint, read_state.client
+    def _start_read(self, read_state: ListReadState, now: float) -> Job:
+        """Return the job for the page with which a read starts, or for the one before which it was deferred."""
         read_state.next_at = now + RETRY_SECONDS  # overwritten if the read ends
-        read_state.key_state = client.admission.key_state
-        pager = read_state.pager = read_state.pager or ListPager(list_endpoint)
+        read_state.key_state = read_state.client.admission.key_state
+        read_state.pager = read_state.pager or ListPager(read_state.list_endpoint)
+        return self._page_job(read_state, read_state.pager)
+
+    def _page_job(self, read_state: ListReadState, pager: ListPager) -> Job:
+        """Return the job for the next page of a list. It queues another one for the page after it."""
+        list_endpoint, client = read_state.list_endpoint, read_state.client
 
         def admit() -> Permit | Deferred | None:
             if read_state.pager is not pager:  # a reload has removed the list, or it must be read from the start
@@ -196,10 +197,9 @@ class ListRefresher:
                 if has_ended:
                     self._free(read_state)
             if not has_ended:
-                self._queue(read_state, job)
+                self._queue(read_state, self._page_job(read_state, pager))
 
-        job = Job(list_endpoint.path, Priority.LIST, read_state.next_at, admit, run)
-        return job
+        return Job(list_endpoint.path, Priority.LIST, read_state.next_at, admit, run)
 
     def _read_page(self, read_state: ListReadState, pager: ListPager, admitted: Permit | Deferred) -> bool:
         """Read a page, and return whether the read has ended."""
