@@ -459,6 +459,22 @@ def total(hours: Mapping[int, float], day: date, zone: ZoneInfo) -> float:
     return sum(hours.get(hour, 0.0) for hour in hours_of(day, zone))
 
 
+def test_matching_zones_need_hours_of_days_in_every_zone() -> None:
+    """Zones are inferred only if all hours of two days are known, and have ended, between UTC+14 and UTC-12."""
+    dates = date(2026, 3, 10), date(2026, 3, 11)
+    begin, end = hours_of(dates[0], NEW_YORK)[0], hours_of(dates[1], NEW_YORK)[-1] + HOUR
+    # Midnight in New York is 04:00 UTC then.
+    hours = {start: float(start % 7_919) for start in range(begin - 18 * HOUR, end + 8 * HOUR, HOUR)}
+    days = {day: total(hours, day, NEW_YORK) for day in dates}
+    oldest, newest = min(hours), max(hours)
+    until = newest + HOUR
+    assert time_zones.find_matching_zones(days, hours, until)[0] == "America/New_York"
+    assert time_zones.find_matching_zones(days, hours, until - 1) == ()
+    for start in (oldest, newest):
+        known = {hour: value for hour, value in hours.items() if hour != start}
+        assert time_zones.find_matching_zones(days, known, until) == ()
+
+
 def test_matching_zones_without_counts_are_none() -> None:
     """If all counts are zero, every timezone would match, so none is returned."""
     hours = {CURRENT_HOUR - back * HOUR: 0.0 for back in range(100)}
