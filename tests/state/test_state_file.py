@@ -295,6 +295,18 @@ def test_foreign_file_as_state_file_is_refused(tmp_path: Path, make: Callable[[P
         assert snapshot(tmp_path) == before
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change owners")
+@pytest.mark.parametrize("mode", [0o777, 0o1755], ids=oct)
+def test_state_file_of_other_user_in_usual_directory_is_used(tmp_path: Path, mode: int) -> None:
+    """Owners matter only in directories like /tmp. Volumes of containers are often writable for all."""
+    path = tmp_path / "state"
+    open_state_file(str(path)).close()
+    for file in (path, path.with_name("state.lock")):
+        os.chown(file, 12_345, -1)
+    tmp_path.chmod(mode)
+    open_state_file(str(path)).close()
+
+
 @pytest.mark.no_cover
 @pytest.mark.parametrize("is_there", [False, True])
 def test_key_file_as_state_file_is_refused(tmp_path: Path, *, is_there: bool) -> None:
