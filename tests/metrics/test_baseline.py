@@ -420,6 +420,28 @@ def expected_baseline(recorded: RecordedCounts, page: MetricsPage, weeks: int = 
     return median(recorded.count("purchase", at, 0) for at in same_buckets_in_earlier_weeks(int(start), query_))
 
 
+def test_newest_bucket_is_not_learned_if_clock_is_ahead() -> None:
+    """Without a `Date` header and with a clock that is 2 hours ahead, no baseline has a partial count."""
+    partial_count, clock = 1, Clock()
+
+    def undated(exchange: Exchange) -> Reply:
+        if "ending_at" not in exchange.request.params and clock.now == NOW:
+            exchange = replace(exchange, reply=response_faults.count(partial_count)(exchange))
+        return response_faults.with_headers({"Date": None})(exchange)
+
+    with running_exporter("{event: purchase, baseline: {weeks: 1}}", shop(NOW + WEEK_SECONDS), clock=clock) as exporter:
+        exporter.braze.clock = lambda: clock.now - 2 * HOUR
+        exporter.braze.inject(undated)
+        assert exporter.scrape().value("braze_custom_events_hourly_latest") == partial_count
+        exporter.wait_for_history()
+        exporter.clock.advance(WEEK_SECONDS + HOUR)
+        page = exporter.scrape()
+        assert (
+            page.value("braze_query_settled_bucket_start_timestamp_seconds") == CURRENT_HOUR - 2 * HOUR + WEEK_SECONDS
+        )
+        assert page.value(BASELINE) in {None, expected_baseline(shop(), page, weeks=1)}
+
+
 def test_baseline_recovers_after_three_weeks_without_scrape() -> None:
     """After 21 days without a scrape the gap in the history is fetched, and only the gap."""
     now = NOW + 21 * 86_400
