@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import logging
-import time
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,8 +15,6 @@ _GZIP_LEVEL = 1
 _GZIP_FORMAT = 16
 # The maximum number of pages that are being sent at a time. A slow client keeps its page in memory.
 MAX_READ_PAGES = 16
-# The period whose longest render counts. Most queries are fetched within it, so one of its pages had many changes.
-_RECENT_SECONDS = 3_600.0
 
 _log = logging.getLogger(__name__)
 
@@ -38,27 +34,12 @@ class PageRenderer:
     after the request arrived, so the page is up to date.
     """
 
-    def __init__(
-        self,
-        render: Callable[[str], Iterable[bytes]],
-        threads: int = 2,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Start without pages. `monotonic` returns seconds of a monotonic clock."""
+    def __init__(self, render: Callable[[str], Iterable[bytes]], threads: int = 2) -> None:
+        """Start without pages."""
         self._render = render
-        self._monotonic = monotonic
-        # The end of each render and its duration in seconds, the longest first. Shorter ones before it are dropped.
-        self._durations: deque[tuple[float, float]] = deque()
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="render")
         self._running: dict[RenderKey, asyncio.Task[bytes | None]] = {}
         self._next: dict[RenderKey, asyncio.Task[bytes | None]] = {}
-
-    @property
-    def render_seconds(self) -> float:
-        """The duration in seconds of the longest render in the last hour, usually of a page with many changes."""
-        while self._durations and self._durations[0][0] < self._monotonic() - _RECENT_SECONDS:
-            self._durations.popleft()
-        return self._durations[0][1] if self._durations else 0.0
 
     async def page(self, key: RenderKey) -> bytes | None:
         """Return the page for `key`, or None if rendering failed. Failures are logged."""
@@ -71,29 +52,19 @@ class PageRenderer:
             await asyncio.wait([before])
         task = self._running[key] = self._next.pop(key)
         try:
-            page, seconds = await asyncio.get_running_loop().run_in_executor(self._threads, self._render_page, key)
-            self._record_duration(seconds)
-            return page
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._render_page, key)
         finally:
             if self._running[key] is task:
                 del self._running[key]
 
-    def _render_page(self, key: RenderKey) -> tuple[bytes | None, float]:
-        """Return a page (None if rendering failed) and the seconds that it took. Runs in a worker thread."""
-        started_at = self._monotonic()
-        page = None
+    def _render_page(self, key: RenderKey) -> bytes | None:
+        """Return a page, or None if rendering failed. Runs in a worker thread."""
         try:
             parts = self._render(key.content_type)
-            page = b"".join(_compress(parts) if key.is_gzipped else parts)
+            return b"".join(_compress(parts) if key.is_gzipped else parts)
         except Exception:  # noqa: BLE001 - the server must continue after any error
             _log.exception("Page could not be rendered")
-        return page, self._monotonic() - started_at
-
-    def _record_duration(self, seconds: float) -> None:
-        """Record the duration of a render, and drop shorter ones before it."""
-        while self._durations and self._durations[-1][1] <= seconds:
-            self._durations.pop()
-        self._durations.append((self._monotonic(), seconds))
+            return None
 
 
 def _compress(parts: Iterable[bytes]) -> Iterator[bytes]:

@@ -83,7 +83,7 @@ class Application:
             threads=1,
         )
         self._timeout_offset_seconds = timeout_offset_seconds
-        # How long the last page took.
+        # How long the last page took. The next one may take twice as long.
         self._render_seconds = 0.0
         self._send_seconds = 0.0
         self._waiting = 0
@@ -160,7 +160,7 @@ class Application:
 
     async def _handle_metrics(self, request: Request, arrived_at: float) -> HttpResponse:
         header = request.headers.get("x-prometheus-scrape-timeout-seconds")
-        page_seconds = expected_page_seconds(self._render_seconds, self._send_seconds, self._pages.render_seconds)
+        page_seconds = 2 * (self._render_seconds + self._send_seconds)
         deadline = arrived_at + scrape_timeout_seconds(header) - max(self._timeout_offset_seconds, page_seconds)
         self._waiting += 1
         if self._waiting > MAX_WAITING_SCRAPES:
@@ -235,15 +235,6 @@ def scrape_timeout_seconds(header: str | None) -> float:
     if math.isnan(timeout):
         timeout = DEFAULT_TIMEOUT_SECONDS
     return min(max(0.0, timeout), MAX_TIMEOUT_SECONDS)
-
-
-def expected_page_seconds(render_seconds: float, send_seconds: float, longest_render_seconds: float) -> float:
-    """Return how long the next page may take.
-
-    It is twice what the last page took to render and to send. A page with many changes takes much longer to render than
-    the last one may have, so `longest_render_seconds` of a longer period counts too.
-    """
-    return send_seconds + max(2 * render_seconds + send_seconds, longest_render_seconds)
 
 
 def serve(application: Application, listeners: Sequence[socket.socket]) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Coroutine
 from itertools import product
 
 import pytest
-from support import Clock
 
 from braze_exporter.web.rendering import MAX_READ_PAGES, PageReaders, PageRenderer, RenderKey
 
@@ -53,37 +52,6 @@ async def request_pages(pages: PageRenderer, count: int, kind: RenderKey = PLAIN
     result: list[Awaitable[bytes | None]] = [asyncio.ensure_future(pages.page(kind)) for _ in range(count)]
     await asyncio.sleep(0)
     return result
-
-
-def test_render_time_is_known(caplog: pytest.LogCaptureFixture) -> None:
-    """`render_seconds` is the longest render time of the last hour, failed renderings included."""
-    clock = Clock()
-    seconds = {"plain": 3, "quick": 1, "broken": 5}
-
-    def render(form: str) -> list[bytes]:
-        clock.advance(seconds[form])
-        return [] if form != "broken" else [*None]  # type: ignore[misc] # raises on purpose
-
-    async def run() -> None:
-        pages = PageRenderer(render, monotonic=clock.monotonic)
-
-        async def after(form: str, pause: float) -> float:
-            clock.advance(pause)
-            assert await pages.page(RenderKey(form, is_gzipped=False)) == (None if form == "broken" else b"")
-            return pages.render_seconds
-
-        assert pages.render_seconds == 0
-        assert await after("plain", 0) == 3
-        assert await after("quick", 0) == 3
-        assert await after("broken", 600) == 5
-        assert await after("quick", 600) == 5
-        assert await after("plain", 2_000) == 5
-        assert await after("quick", 1_000) == 3  # the failed rendering was more than an hour ago
-        clock.advance(4_000)
-        assert pages.render_seconds == 0
-
-    asyncio.run(run())
-    caplog.clear()
 
 
 def test_concurrent_requests_share_pages() -> None:

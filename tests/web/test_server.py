@@ -59,17 +59,6 @@ def test_any_timeout_header_gives_a_timeout(header: str) -> None:
     assert math.isfinite(server.scrape_timeout_seconds(header))
 
 
-@pytest.mark.parametrize(
-    ("last", "longest", "seconds"),
-    [((0, 0), 0, 0), ((1, 0), 1, 2), ((1, 2), 1, 6), ((1, 2), 4, 6), ((1, 2), 9, 11), ((0, 0.5), 3, 3.5)],
-)
-def test_next_page_may_take_twice_as_long_as_the_last(
-    last: tuple[float, float], longest: float, seconds: float
-) -> None:
-    """The reserved time is twice that of the last page, or that of a page that renders as slowly as the slowest one."""
-    assert server.expected_page_seconds(*last, longest) == seconds
-
-
 class PendingExporter:
     """An exporter whose fetches end only if `is_answered`, and whose writes end only if `is_written`.
 
