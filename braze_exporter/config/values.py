@@ -127,7 +127,7 @@ def _text_other_than_all(problem: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _if(is_valid: Callable[[Any], bool], problem: str) -> BeforeValidator:
+def valid_if(is_valid: Callable[[Any], bool], problem: str) -> BeforeValidator:
     """Return a validator that refuses values that are not valid with the message `problem`."""
 
     def check(value: object) -> object:
@@ -140,7 +140,7 @@ def _if(is_valid: Callable[[Any], bool], problem: str) -> BeforeValidator:
 
 def mapping_of(contents: str) -> BeforeValidator:
     """Return a validator for mappings; `contents` describes them in the message for other values."""
-    return _if(lambda value: isinstance(value, dict), f"must be a mapping of {contents}")
+    return valid_if(lambda value: isinstance(value, dict), f"must be a mapping of {contents}")
 
 
 def _validate_timezone(value: object) -> ZoneInfo:
@@ -260,7 +260,7 @@ def _string(title: str, pattern: str = r"\S") -> WithJsonSchema:
 
 def _list(title: str, items: WithJsonSchema, contents: str) -> tuple[BeforeValidator, WithJsonSchema]:
     """Return a validator for non-empty lists, and its JSON Schema. `contents` describes the items in the message."""
-    check = _if(lambda value: isinstance(value, list) and bool(value), f"must be a non-empty list of {contents}")
+    check = valid_if(lambda value: isinstance(value, list) and bool(value), f"must be a non-empty list of {contents}")
     rules = {"items": items.json_schema, "minItems": 1, "uniqueItems": True}
     return check, WithJsonSchema({"title": title, "type": "array", **rules})
 
@@ -322,11 +322,11 @@ OptionalUrl = Annotated[str | None, BeforeValidator(_validate_url), _string("URL
 _INSTANCE = _string("Braze instance, such as `US-01`", "^[A-Za-z]{2}-[0-9]{2}$")
 OptionalInstance = Annotated[str | None, BeforeValidator(_validate_instance), _INSTANCE]
 _ENVIRONMENT = _string("environment variable name", f"^{_VARIABLE.pattern}$")
-OptionalVariable = Annotated[str | None, _if(_may_be_variable, MUST_BE_VARIABLE), _ENVIRONMENT]
+OptionalVariable = Annotated[str | None, valid_if(_may_be_variable, MUST_BE_VARIABLE), _ENVIRONMENT]
 # The last validator runs first.
-_ENCODABLE = _if(
+_ENCODABLE = valid_if(
     _is_encodable, "contains characters that the locale of the process cannot encode; set the variable LC_ALL=C.UTF-8"
 )
-_WITHOUT_NUL = _if(lambda path: "\0" not in path, "must be a file path without NUL characters")
+_WITHOUT_NUL = valid_if(lambda path: "\0" not in path, "must be a file path without NUL characters")
 OptionalPath = Annotated[str | None, _ENCODABLE, _WITHOUT_NUL, BeforeValidator(_validate_text), _PATH]
-OptionalKeyFile = Annotated[str | None, _ENCODABLE, _if(_may_be_key_file, MUST_BE_PATH), _PATH]
+OptionalKeyFile = Annotated[str | None, _ENCODABLE, valid_if(_may_be_key_file, MUST_BE_PATH), _PATH]

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field
 from braze_exporter.config.schema import Model
 from braze_exporter.config.secrets import Secret
 from braze_exporter.config.suggestions import did_you_mean
-from braze_exporter.config.values import InvalidValueError, OptionalText, Text
+from braze_exporter.config.values import InvalidValueError, OptionalText, Text, mapping_of, valid_if
 
 CLIENT_AUTH = {
     "NoClientCert": ssl.CERT_NONE,
@@ -64,12 +64,8 @@ def _validate_version(value: object) -> ssl.TLSVersion:
     return VERSIONS[str(value)]
 
 
-def _validate_user(value: object) -> str:
-    if not isinstance(value, str) or not value or ":" in value or not value.isprintable():
-        raise InvalidValueError(
-            "is not a valid user name; it must not be empty or contain a colon or control characters"
-        )
-    return value
+def _is_user(value: object) -> bool:
+    return isinstance(value, str) and value != "" and ":" not in value and value.isprintable()
 
 
 def _validate_hash(value: object) -> Secret:
@@ -84,20 +80,6 @@ def _validate_hash(value: object) -> Secret:
     return Secret(match[0])
 
 
-def _validate_users(value: object) -> object:
-    if not isinstance(value, dict):
-        raise InvalidValueError(
-            "must be a mapping of user names to bcrypt hashes; remove it to serve without passwords"
-        )
-    return value
-
-
-def _validate_tls(value: object) -> object:
-    if not isinstance(value, dict):  # Prometheus's exporters treat an empty section as no TLS
-        raise InvalidValueError("must be a mapping with cert_file and key_file; remove it to serve without TLS")
-    return value
-
-
 def _header_validator(*choices: str) -> BeforeValidator:
     def check(value: object) -> str:
         if choices and value not in ("", *choices):
@@ -109,10 +91,14 @@ def _header_validator(*choices: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _validate_http2(value: object) -> bool:
-    if value is not False:
-        raise InvalidValueError("is not supported; set it to false or remove it")
-    return False
+_USER = valid_if(_is_user, "is not a valid user name; it must not be empty or contain a colon or control characters")
+_USERS = mapping_of("user names to bcrypt hashes; remove it to serve without passwords")
+# Prometheus's exporters treat an empty section as no TLS.
+_TLS = valid_if(
+    lambda value: isinstance(value, dict),
+    "must be a mapping with cert_file and key_file; remove it to serve without TLS",
+)
+_NO_HTTP2 = valid_if(lambda value: value is False, "is not supported; set it to false or remove it")
 
 
 class TlsServer(Model):
@@ -145,16 +131,15 @@ class Headers(Model):
 class HttpServer(Model):
     """The HTTP settings of the server."""
 
-    http2: Annotated[bool, BeforeValidator(_validate_http2)] = False
+    http2: Annotated[bool, _NO_HTTP2] = False
     headers: Headers = Headers()
 
 
 class WebFile(Model):
     """A web configuration file."""
 
-    tls_server_config: Annotated[TlsServer | None, BeforeValidator(_validate_tls)] = None
+    tls_server_config: Annotated[TlsServer | None, _TLS] = None
     basic_auth_users: Annotated[
-        dict[Annotated[str, BeforeValidator(_validate_user)], Annotated[Secret, BeforeValidator(_validate_hash)]],
-        BeforeValidator(_validate_users),
+        dict[Annotated[str, _USER], Annotated[Secret, BeforeValidator(_validate_hash)]], _USERS
     ] = Field(default_factory=dict)
     http_server_config: HttpServer = HttpServer()
