@@ -54,17 +54,23 @@ class WorkspacePause:
 
 @dataclass(slots=True, eq=False)
 class _Chunk:
-    """A chunk of the history of `query`, with its next call and the calls after it.
+    """A chunk of the history of `query`, whose last bucket ends at `ending_at`.
 
-    `call` is the next call. If the chunk was split, `newer` holds the calls for its newer parts. The newest part is
-    fetched last, because the resume file then counts the whole chunk as saved. `breaker_call` is what the circuit
-    breaker returned for the call.
+    Its newest `remaining` buckets have not been fetched yet. The newest ones are fetched last, because the resume file
+    then counts the whole chunk as saved. `breaker_call` is what the circuit breaker returned for the next call.
     """
 
     query: Query
-    call: Query
-    newer: tuple[Query, ...] = ()
+    ending_at: int
+    remaining: int
     breaker_call: BreakerCall | None = None
+
+    def next_call(self, max_length: int) -> Query:
+        """Return the query for the oldest of the remaining buckets, at most `max_length`."""
+        length, ending_at = min(self.remaining, max_length), self.ending_at
+        if length < self.remaining:
+            ending_at = first_start(ending_at, self.remaining - length, self.query) - 1
+        return replace(self.query, length=length, ending_at=ending_at)
 
 
 @dataclass(slots=True, eq=False)
@@ -101,7 +107,7 @@ class Reader:
         self._queries_by_endpoint: dict[EndpointKey, list[Query]] = {}
         self._chunk_iterators: dict[EndpointKey, Iterator[_Chunk]] = {}
         self._retries: dict[EndpointKey, deque[_Chunk]] = {}
-        self._max_chunk_lengths: dict[Query, int] = {}
+        self._max_lengths: dict[Query, int] = {}  # after oversized responses
         self._pending_chunks = 0
         self._has_ended = threading.Event()
         self._failure: Exception | None = None
@@ -165,7 +171,7 @@ class Reader:
             query, endings = turns.popleft()
             ending_at = None if query in self.rejected else next(endings, None)
             if ending_at is not None:
-                yield _Chunk(query, replace(query, ending_at=ending_at, length=query.kind.max_length))
+                yield _Chunk(query, ending_at, query.kind.max_length)
                 turns.append((query, endings))
 
     def _missing_ending_times(self, query: Query) -> list[int | None]:
@@ -229,40 +235,33 @@ class Reader:
 
     def _fetch_chunk(self, chunk: _Chunk, permit: Permit) -> bool:
         """Make a call, and return whether the chunk is done. Raises `BackfillError` if the backfill must end."""
-        self._split_chunk(chunk)
         workspace = self._workspaces[chunk.query.workspace]
+        with self._lock:
+            call = chunk.next_call(self._max_lengths.get(chunk.query, chunk.remaining))
         error: BrazeError | None = None
         try:
-            response = workspace.client.fetch(chunk.call, chunk.call.length, permit.end)
+            response = workspace.client.fetch(call, call.length, permit.end)
         except BrazeError as failure:
             error = failure.without_traceback()
         else:
             self._check_clock(chunk.query, response.sent_at)
-            self._resume_file.save(chunk.call, response.series)
+            self._resume_file.save(call, response.series)
         with self._lock:
             self._record(workspace, chunk, error)
-            if error is None and chunk.newer:
-                chunk.call, chunk.newer = chunk.newer[0], chunk.newer[1:]
-                return False
-            if error is not None and error.reason is Reason.TOO_LARGE and chunk.call.length > 1:
-                self._max_chunk_lengths[chunk.query] = halve_length(chunk.call.length)
-                return False
             if error is None:
-                self.completed_count += 1
-            elif error.reason in AUTH_REASONS:  # the other queries of the endpoint would fail too
+                chunk.remaining -= call.length
+                self.completed_count += not chunk.remaining
+                return not chunk.remaining
+            if error.reason is Reason.TOO_LARGE and call.length > 1:
+                self._max_lengths[chunk.query] = halve_length(call.length)
+                return False
+            if error.reason in AUTH_REASONS:  # the other queries of the endpoint would fail too
                 self.rejected |= dict.fromkeys(
                     self._queries_by_endpoint[chunk.query.workspace, chunk.query.kind.path], error
                 )
             elif error.reason in _PERMANENT_REASONS:
                 self.rejected[chunk.query] = error
-        return error is None or error.reason in _PERMANENT_REASONS | AUTH_REASONS
-
-    def _split_chunk(self, chunk: _Chunk) -> None:
-        """Split the next call of a chunk if it is longer than the maximum length known for the query."""
-        with self._lock:
-            max_length = self._max_chunk_lengths.get(chunk.query, chunk.call.length)
-        chunk.call, *newer = _split_query(chunk.call, max_length)
-        chunk.newer = (*newer, *chunk.newer)
+        return error.reason in _PERMANENT_REASONS | AUTH_REASONS
 
     def _check_clock(self, query: Query, requested_at: float) -> None:
         """Raise `BackfillError` if, by Braze's clock, some of the requested buckets have not settled yet."""
@@ -297,21 +296,3 @@ class Reader:
         pause_seconds = backoff_seconds(INITIAL_PAUSE_SECONDS, workspace.failures, MAX_PAUSE_SECONDS)
         workspace.circuit_breaker.open(self._monotonic() + pause_seconds)
         workspace.failure_detail = error.detail
-
-
-def _halve_query(query: Query) -> tuple[Query, ...]:
-    """Return two queries for the buckets of a query, the older half first.
-
-    The result is empty if the query has only one bucket.
-    """
-    if query.ending_at is None or query.length == 1:
-        return ()
-    length = halve_length(query.length)
-    end = first_start(query.ending_at, length, query) - 1
-    return replace(query, length=query.length - length, ending_at=end), replace(query, length=length)
-
-
-def _split_query(query: Query, max_length: int) -> tuple[Query, ...]:
-    """Split a query into queries of at most `max_length` buckets, the oldest first."""
-    result = _halve_query(query) if query.length > max_length else ()
-    return tuple(part for half in result for part in _split_query(half, max_length)) or (query,)
