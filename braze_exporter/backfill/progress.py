@@ -4,7 +4,6 @@ import os
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TextIO
 
 from braze_exporter.config.plurals import pluralize
@@ -31,15 +30,6 @@ def format_rate(per_second: float) -> str:
     return f"{per_second:.1f} calls/s" if per_second >= 1 else f"{per_second * _HOUR_SECONDS:,.0f} calls/h"
 
 
-@dataclass(frozen=True, slots=True)
-class ProgressState:
-    """The number of completed calls, the number of all calls, and a description of the current pause, if any."""
-
-    done: int
-    total: int
-    pause_text: str = ""
-
-
 class Progress:
     """Shows the progress on a stream."""
 
@@ -56,20 +46,20 @@ class Progress:
         """Write a line. On a terminal, it replaces the bar."""
         self._write(f"\r\x1b[K{text}\n" if self._is_terminal else f"{text}\n")
 
-    def update(self, state: ProgressState) -> None:
-        """Show `state`: as a bar on a terminal, otherwise as a line once a minute.
+    def update(self, done: int, total: int, pause_text: str = "") -> None:
+        """Show that `done` of `total` calls are completed: as a bar on a terminal, otherwise as a line once a minute.
 
-        When `pause_text` changes, a line is written in both cases.
+        `pause_text` describes the current pause, if any. When it changes, a line is written in both cases.
         """
         now = self._monotonic()
-        text = self._format_text(state, now)
-        has_pause_changed, self._printed_pause_text = state.pause_text != self._printed_pause_text, state.pause_text
+        text = self._format_text(done, total, pause_text, now)
+        has_pause_changed, self._printed_pause_text = pause_text != self._printed_pause_text, pause_text
         if has_pause_changed or (now - self._printed_at >= _LINE_INTERVAL_SECONDS and not self._is_terminal):
             self._printed_at = now
             self.print_line(text)
         if self._is_terminal:
             columns = self._terminal_width()
-            self._write("\r" + f"{_format_bar(state, columns - len(text) - 4)}{text}"[: columns - 1] + "\x1b[K")
+            self._write("\r" + f"{_format_bar(done, total, columns - len(text) - 4)}{text}"[: columns - 1] + "\x1b[K")
 
     def clear(self) -> None:
         """Remove the bar."""
@@ -83,18 +73,18 @@ class Progress:
             width = 0
         return width or _DEFAULT_WIDTH
 
-    def _format_text(self, state: ProgressState, now: float) -> str:
-        self._samples.append((now, state.done))
+    def _format_text(self, done: int, total: int, pause_text: str, now: float) -> str:
+        self._samples.append((now, done))
         while now - self._samples[0][0] > _RATE_WINDOW_SECONDS:
             self._samples.popleft()
-        started_at, done = self._samples[0]
-        text = f"{state.done:,} of {pluralize(state.total, 'call', 'calls')}"
-        if state.pause_text:
-            return f"{text}, {state.pause_text}"
-        if state.done == done or now == started_at:
+        started_at, done_before = self._samples[0]
+        text = f"{done:,} of {pluralize(total, 'call', 'calls')}"
+        if pause_text:
+            return f"{text}, {pause_text}"
+        if done == done_before or now == started_at:
             return text
-        per_second = (state.done - done) / (now - started_at)
-        return f"{text}, {format_rate(per_second)}, {format_span((state.total - state.done) / per_second)} left"
+        per_second = (done - done_before) / (now - started_at)
+        return f"{text}, {format_rate(per_second)}, {format_span((total - done) / per_second)} left"
 
     def _write(self, text: str) -> None:
         """Write `text`. Errors are ignored, so that the backfill continues if the stream is closed."""
@@ -104,8 +94,8 @@ class Progress:
                 self._stream.flush()
 
 
-def _format_bar(state: ProgressState, columns: int) -> str:
+def _format_bar(done: int, total: int, columns: int) -> str:
     """Return the bar, or an empty text if it does not fit into `columns`."""
     width = min(columns, _MAX_BAR_WIDTH)
-    full = width * state.done // max(state.total, 1)
+    full = width * done // max(total, 1)
     return f"[{'#' * full}{'.' * (width - full)}] " if width >= _MIN_BAR_WIDTH else ""

@@ -95,18 +95,25 @@ class Reader:
         self,
         request: BackfillRequest,
         resume_file: ResumeFile,
+        clients: Mapping[str, WorkspaceClient],
+        queries: Iterable[Query],
         monotonic: Callable[[], float],
     ) -> None:
-        """Create a reader that makes no calls before `start`. `monotonic` returns seconds of a monotonic clock."""
+        """Create a reader of `queries` that makes no calls before `start`.
+
+        `clients` has the client of each workspace by its name. `monotonic` returns seconds of a monotonic clock.
+        """
         self._request = request
         self._resume_file = resume_file
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._workspaces: dict[str, _Workspace] = {}
+        self._workspaces = {name: _Workspace(client.client, client.admission) for name, client in clients.items()}
         self._worker_pools: dict[str, WorkerPool] = {}
         self._queries_by_endpoint: dict[EndpointKey, list[Query]] = {}
-        self._chunk_iterators: dict[EndpointKey, Iterator[_Chunk]] = {}
-        self._retries: dict[EndpointKey, deque[_Chunk]] = {}
+        for query in queries:
+            self._queries_by_endpoint.setdefault((query.workspace, query.kind.path), []).append(query)
+        self._chunk_iterators = {key: self._missing_chunks(group) for key, group in self._queries_by_endpoint.items()}
+        self._retries: dict[EndpointKey, deque[_Chunk]] = {key: deque() for key in self._queries_by_endpoint}
         self._max_lengths: dict[Query, int] = {}  # after oversized responses
         self._pending_chunks = 0
         self._has_ended = threading.Event()
@@ -114,24 +121,14 @@ class Reader:
         self.completed_count = 0
         self.rejected: dict[Query, BrazeError] = {}
 
-    def start(self, clients: Mapping[str, WorkspaceClient], queries: Iterable[Query], concurrency: int) -> None:
-        """Start to fetch the missing history of `queries`.
-
-        `clients` has the client of each workspace by its name. At most `concurrency` calls per workspace are made at
-        once.
-        """
-        groups = self._queries_by_endpoint
-        for query in queries:
-            groups.setdefault((query.workspace, query.kind.path), []).append(query)
-        self._chunk_iterators = {endpoint_key: self._missing_chunks(group) for endpoint_key, group in groups.items()}
-        self._retries = {endpoint_key: deque() for endpoint_key in groups}
+    def start(self, concurrency: int) -> None:
+        """Start to fetch the missing history. At most `concurrency` calls per workspace are made at once."""
         first = {
             endpoint_key: [*islice(source, concurrency * _QUEUED_PER_CONNECTION)]
             for endpoint_key, source in self._chunk_iterators.items()
         }
         self._pending_chunks = sum(map(len, first.values()))
-        self._workspaces = {name: _Workspace(client.client, client.admission) for name, client in clients.items()}
-        self._worker_pools = {name: WorkerPool(name, concurrency) for name in clients}
+        self._worker_pools = {name: WorkerPool(name, concurrency) for name in self._workspaces}
         for (workspace, _), chunks in first.items():
             self._worker_pools[workspace].add([self._make_job(chunk) for chunk in chunks])
         if not self._pending_chunks:

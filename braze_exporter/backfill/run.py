@@ -10,7 +10,7 @@ from operator import itemgetter
 from braze_exporter.backfill.command_context import CommandContext
 from braze_exporter.backfill.lists import expand_plan, lists_with_use
 from braze_exporter.backfill.openmetrics import ExportSummary, write_openmetrics
-from braze_exporter.backfill.progress import Progress, ProgressState, format_rate, format_span
+from braze_exporter.backfill.progress import Progress, format_rate, format_span
 from braze_exporter.backfill.reader import Reader
 from braze_exporter.backfill.request import BackfillError, BackfillRequest, first_sample_query, format_time
 from braze_exporter.backfill.resume_file import ResumeFile
@@ -50,7 +50,6 @@ def run_backfill(
     request.validate(plan, ctx.clock.wall())
     progress = Progress(ctx.err, ctx.clock.monotonic)
     with contextlib.closing(ResumeFile(request.resume_path, request.start, request.end)) as resume_file:
-        reader = Reader(request, resume_file, ctx.clock.monotonic)
         # The circuit breakers of `Reader` limit the calls to a Braze that does not respond.
         budgets = Budgets(ctx.clock, is_reached=True)
         admissions = budgets.open_admissions(config)
@@ -70,9 +69,10 @@ def run_backfill(
             ]
 
         budgets.set_command_plan(config, plan, max_burst=config.settings.budget.concurrency, endpoints=endpoints)
+        reader = Reader(request, resume_file, clients, plan.queries, ctx.clock.monotonic)
         total = sum(len(request.chunks(query)) for query in plan.queries)
         missing = {
-            usage: sum(_count_missing_calls(request, resume_file, query) for query in usage.select(plan.queries))
+            usage: sum(len(resume_file.missing_chunks(request.chunks(query))) for query in usage.select(plan.queries))
             for usage in plan.pool_usage
         }
         done = total - sum(missing.values())
@@ -93,9 +93,9 @@ def run_backfill(
         progress.print_line(_describe_plan(request, plan, missing, done, config.settings))
         try:
             with contextlib.closing(reader):
-                reader.start(clients, plan.queries, config.settings.budget.concurrency)
+                reader.start(config.settings.budget.concurrency)
                 while not reader.wait(_POLL_SECONDS):
-                    progress.update(ProgressState(done + reader.completed_count, total, _describe_pause(reader, ctx)))
+                    progress.update(done + reader.completed_count, total, _describe_pause(reader, ctx))
             _check_rejected(reader.rejected)
             progress.print_line(
                 f"{pluralize(total, 'call', 'calls')} completed, writing {shorten_path(request.output)}"
@@ -107,10 +107,6 @@ def run_backfill(
         ctx.on_stop(str)
         resume_file.remove()
     print(_import_instructions(request, summary, ctx.clock.wall()), file=ctx.out)
-
-
-def _count_missing_calls(request: BackfillRequest, resume_file: ResumeFile, query: Query) -> int:
-    return len(resume_file.missing_chunks(request.chunks(query)))
 
 
 def _check_budget(missing: Mapping[PoolUsage, int], settings: Settings) -> None:

@@ -5,7 +5,7 @@ import io
 import pytest
 from support import Clock
 
-from braze_exporter.backfill.progress import Progress, ProgressState, format_rate, format_span
+from braze_exporter.backfill.progress import Progress, format_rate, format_span
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_progress_without_terminal_is_a_line_per_interval() -> None:
     progress = Progress(stream, clock.monotonic)
     for second in range(180):
         waiting = "production paused until 13:00:00 UTC: 429 Too Many Requests" if 70 <= second < 75 else ""
-        progress.update(ProgressState(min(10 * second, 700), 1_000, waiting))
+        progress.update(min(10 * second, 700), 1_000, waiting)
         clock.advance(1)
     assert stream.getvalue().splitlines() == [
         "0 of 1,000 calls",
@@ -57,7 +57,7 @@ def test_progress_with_closed_stream_is_ignored() -> None:
     stream.close()
     for unusable in (stream, None):
         progress = Progress(unusable, Clock().monotonic)
-        progress.update(ProgressState(1, 2))
+        progress.update(1, 2)
         progress.print_line("text")
         progress.clear()
     assert stream.closed
