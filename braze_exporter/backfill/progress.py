@@ -7,27 +7,18 @@ from contextlib import suppress
 from typing import TextIO
 
 from braze_exporter.config.plurals import pluralize
+from braze_exporter.config.values import format_rounded_up
 
 # The time between two lines if the stream is not a terminal.
 _LINE_INTERVAL_SECONDS = 60.0
 # The time over which the rate is measured.
 _RATE_WINDOW_SECONDS = 60.0
-_MINUTE_SECONDS, _HOUR_SECONDS, _DAY_SECONDS = 60, 3_600, 86_400
 _MAX_BAR_WIDTH, _MIN_BAR_WIDTH, _DEFAULT_WIDTH = 40, 10, 80
-
-
-def format_span(seconds: float) -> str:
-    """Return an approximate duration in words: `40 s`, `12 min`, `3 h`, `2 days`."""
-    if seconds < 2 * _MINUTE_SECONDS:
-        return f"{seconds:.0f} s"
-    if seconds < 2 * _HOUR_SECONDS:
-        return f"{seconds / _MINUTE_SECONDS:.0f} min"
-    return f"{seconds / _HOUR_SECONDS:.0f} h" if seconds < 2 * _DAY_SECONDS else f"{seconds / _DAY_SECONDS:.0f} days"
 
 
 def format_rate(per_second: float) -> str:
     """Return a rate as text, in calls per second or, below 1, in calls per hour."""
-    return f"{per_second:.1f} calls/s" if per_second >= 1 else f"{per_second * _HOUR_SECONDS:,.0f} calls/h"
+    return f"{per_second:.1f} calls/s" if per_second >= 1 else f"{per_second * 3_600:,.0f} calls/h"
 
 
 class Progress:
@@ -84,7 +75,7 @@ class Progress:
         if done == done_before or now == started_at:
             return text
         per_second = (done - done_before) / (now - started_at)
-        return f"{text}, {format_rate(per_second)}, {format_span((total - done) / per_second)} left"
+        return f"{text}, {format_rate(per_second)}, {format_rounded_up((total - done) / per_second)} left"
 
     def _write(self, text: str) -> None:
         """Write `text`. Errors are ignored, so that the backfill continues if the stream is closed."""

@@ -10,7 +10,7 @@ from operator import itemgetter
 from braze_exporter.backfill.command_context import CommandContext
 from braze_exporter.backfill.lists import expand_plan, lists_with_use
 from braze_exporter.backfill.openmetrics import ExportSummary, write_openmetrics
-from braze_exporter.backfill.progress import Progress, format_rate, format_span
+from braze_exporter.backfill.progress import Progress, format_rate
 from braze_exporter.backfill.reader import Reader
 from braze_exporter.backfill.request import BackfillError, BackfillRequest, first_sample_query, format_time
 from braze_exporter.backfill.resume_file import ResumeFile
@@ -22,6 +22,7 @@ from braze_exporter.config.document import shorten, shorten_path
 from braze_exporter.config.loading import Config
 from braze_exporter.config.plurals import pluralize
 from braze_exporter.config.schema import Settings
+from braze_exporter.config.values import format_rounded_up
 from braze_exporter.scheduler.budgets import Budgets
 from braze_exporter.scheduler.clients import open_client
 from braze_exporter.scheduler.key_state import AUTH_REASONS
@@ -144,7 +145,7 @@ def _describe_plan(
     )
     text += (
         f". At {format_rate(_available_calls(usage, settings) / _HOUR_SECONDS)}, half of what the exporter leaves of "
-        f"budget.share, they take at least {format_span(seconds)}"
+        f"budget.share, they take at least {format_rounded_up(seconds)}"
     )
     return text + (
         ". Fewer queries, a later --start or a larger budget.share take less time" if seconds > _DAY_SECONDS else ""

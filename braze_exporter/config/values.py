@@ -5,6 +5,7 @@ Numbers are not converted to strings, nor strings to numbers.
 
 import ipaddress
 import json
+import math
 import os
 import re
 from collections.abc import Callable
@@ -83,7 +84,13 @@ def format_duration(seconds: float) -> str:
     for unit in ("d", "h", "m", "s", "ms"):
         count, left = divmod(left, round(_DURATION_UNITS[unit] * 1_000))
         text += f"{count}{unit}" if count else ""
-    return text
+    return text or "0s"
+
+
+def format_rounded_up(seconds: float) -> str:
+    """Return a duration as `format_duration` does, rounded up to seconds, or to minutes if it is longer than one."""
+    step = _DURATION_UNITS["s" if seconds <= _DURATION_UNITS["m"] else "m"]
+    return format_duration(math.ceil(seconds / step) * step)
 
 
 def _validate_unit(value: object) -> Unit:

@@ -12,8 +12,8 @@ from braze_exporter.braze.query import Query
 from braze_exporter.config.document import KeyPath, Problem
 from braze_exporter.config.loading import Config, LocatedEntry
 from braze_exporter.config.schema import Alerts, Entry, Settings, Workspace
-from braze_exporter.config.values import format_duration
-from braze_exporter.scheduler.pool_usage import PoolUsage, compute_pool_usage, describe_excess, format_rounded_up
+from braze_exporter.config.values import format_duration, format_rounded_up
+from braze_exporter.scheduler.pool_usage import PoolUsage, compute_pool_usage, describe_excess
 from braze_exporter.scheduler.repair import MARGIN_BUCKETS, newest_length, query_length
 
 # How many fetches in a row may be missed without being a sign of a failure.

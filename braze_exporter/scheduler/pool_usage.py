@@ -9,6 +9,7 @@ from braze_exporter.braze.pools import LISTS_POOL, Pool
 from braze_exporter.braze.query import Query
 from braze_exporter.config.plurals import pluralize
 from braze_exporter.config.schema import Settings
+from braze_exporter.config.values import format_rounded_up
 from braze_exporter.scheduler.history import History
 from braze_exporter.scheduler.rate_limiter import PoolBudget
 
@@ -126,11 +127,6 @@ def _min_refresh_seconds(refreshes: Sequence[float], allowed: float) -> float:
         number -= 1  # the longest refresh need not be raised, and the shorter ones share the remaining calls
         allowed -= 3_600 / refreshes[number]
     return refresh
-
-
-def format_rounded_up(seconds: float) -> str:
-    """Return a duration in the notation of the config, rounded up to seconds or minutes."""
-    return f"{math.ceil(seconds)}s" if seconds < 60 else f"{math.ceil(seconds / 60)}m"  # noqa: PLR2004 - a minute
 
 
 def exporter_budgets(

@@ -252,7 +252,7 @@ def test_progress_on_terminal_is_a_bar(braze: tuple[FaultInjectingBraze, Server]
     assert len(bars) > 3
     assert [int(done) for _, done in bars] == sorted(int(done) for _, done in bars)
     assert len(bars[-1][0]) > len(bars[0][0])
-    assert re.search(r"\] \d+ of 41 calls, [\d.]+ calls/s, \d+ s left\x1b\[K", text)
+    assert re.search(r"\] \d+ of 41 calls, [\d.]+ calls/s, \d+s left\x1b\[K", text)
     assert max(map(len, re.findall(r"\r(\[[^\r\x1b]*)\x1b\[K", text))) < 60
     assert text.startswith("\r\x1b[K1 query from ")
     assert "\x1b[K41 calls completed, writing " in text

@@ -453,7 +453,15 @@ def test_promql_string_is_escaped() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(1, "1s"), (5_400, "1h30m"), (86_400, "1d"), (604_800, "7d"), (1.5, "1s500ms"), (90_061.001, "1d1h1m1s1ms")],
+    [
+        (0, "0s"),
+        (1, "1s"),
+        (5_400, "1h30m"),
+        (86_400, "1d"),
+        (604_800, "7d"),
+        (1.5, "1s500ms"),
+        (90_061.001, "1d1h1m1s1ms"),
+    ],
 )
 def test_durations_are_in_prometheus_format(seconds: float, text: str) -> None:
     """Units go from the largest to the smallest, and zero units are skipped."""
