@@ -3,7 +3,6 @@
 import os
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TextIO
 
 from braze_exporter.config.plurals import pluralize
@@ -24,11 +23,11 @@ def format_rate(per_second: float) -> str:
 class Progress:
     """Shows the progress on a stream."""
 
-    def __init__(self, stream: TextIO | None, monotonic: Callable[[], float]) -> None:
-        """Write to `stream`, if it is not None. `monotonic` returns seconds of a monotonic clock."""
+    def __init__(self, stream: TextIO, monotonic: Callable[[], float]) -> None:
+        """Write to `stream`. `monotonic` returns seconds of a monotonic clock."""
         self._stream = stream
         self._monotonic = monotonic
-        self._is_terminal = stream is not None and not stream.closed and stream.isatty()
+        self._is_terminal = stream.isatty()
         self._samples: deque[tuple[float, int]] = deque()
         self._printed_at = float("-inf")
         self._printed_pause_text = ""
@@ -59,10 +58,9 @@ class Progress:
 
     def _terminal_width(self) -> int:
         try:
-            width = os.get_terminal_size(self._stream.fileno()).columns if self._stream is not None else 0
-        except (OSError, ValueError):
-            width = 0
-        return width or _DEFAULT_WIDTH
+            return os.get_terminal_size(self._stream.fileno()).columns or _DEFAULT_WIDTH
+        except OSError:  # the terminal was closed
+            return _DEFAULT_WIDTH
 
     def _format_text(self, done: int, total: int, pause_text: str, now: float) -> str:
         self._samples.append((now, done))
@@ -78,11 +76,7 @@ class Progress:
         return f"{text}, {format_rate(per_second)}, {format_rounded_up((total - done) / per_second)} left"
 
     def _write(self, text: str) -> None:
-        """Write `text`. Errors are ignored, so that the backfill continues if the stream is closed."""
-        with suppress(OSError, ValueError):
-            if self._stream is not None:
-                self._stream.write(text)
-                self._stream.flush()
+        print(text, end="", file=self._stream, flush=True)
 
 
 def _format_bar(done: int, total: int, columns: int) -> str:
