@@ -16,14 +16,6 @@ from braze_exporter.scheduler.plan import MAX_MISSED_REFRESHES
 
 # The lowest `max_result_age`, for short refresh intervals.
 _MIN_RESULT_AGE_SECONDS = 600.0
-# The heading in docs/runbooks.md for each type of alert.
-RUNBOOK_HEADINGS = {
-    "Silent": "Silent",
-    "NoData": "No data",
-    "Drop": "Drop",
-    "Below": "Below",
-    "Above": "Above",
-}
 # A metric of the exporter process, from prometheus_client.
 _START_TIME = "process_start_time_seconds"
 _TARGET = "on (job, instance)"
@@ -92,7 +84,7 @@ class QueryAlerts:
         expression = QueryExpr(query)
         up, start = expression.status(QUERY_UP), expression.status(QUERY_SETTLED_START)
         return self._rule(
-            "NoData",
+            "No data",
             f"(\n  time() - {start} > {format_number(max_bucket_age)}\n"
             f"  or time() - {start} unless {expression.value('settled')}\n"
             f"  or 0 * {up} unless {start}\n)\n"
@@ -125,18 +117,19 @@ class QueryAlerts:
             f"{query.baseline_weeks} weeks {when}.{by_app}",
         )
 
-    def _limit_rule(self, alert_type: str, operator: str, limit: float) -> Rule:
+    def _limit_rule(self, heading: str, operator: str, limit: float) -> Rule:
         query = self.query
         return self._rule(
-            alert_type,
+            heading,
             f"{QueryExpr(query).value('settled')} {operator} {format_number(limit)}",
-            f"{capitalize(kind_texts(query.kind).noun)} {alert_type.lower()} the limit.",
+            f"{capitalize(kind_texts(query.kind).noun)} {heading.lower()} the limit.",
             f'{capitalize(query_text(query))}: {{{{ $value | printf "%.15g" }}}} in the newest settled {query.unit}, '
-            f"{alert_type.lower()} the limit of {format_number(limit)}. The limit is the same at all times. If the "
+            f"{heading.lower()} the limit of {format_number(limit)}. The limit is the same at all times. If the "
             "usual value depends on the time, use `drop`, which compares with the baseline.",
         )
 
-    def _rule(self, alert_type: str, expr: str, summary: str, description: str) -> Rule:
+    def _rule(self, heading: str, expr: str, summary: str, description: str) -> Rule:
+        """Return a rule whose name ends with `heading`, which is also that of its runbook in docs/runbooks.md."""
         alerts, query = self.alerts, self.query
         # Without the unit, the hourly and the daily alert would have the same labels. The subjects of a selector are
         # labels of their series, so only `selector` distinguishes the rules of selectors.
@@ -144,7 +137,7 @@ class QueryAlerts:
         if isinstance(query.subject, LabelRegex):
             labels["selector"] = str(query.subject)
         return Rule(
-            alert=f"{alert_prefix(query.kind)}{alert_type}",
+            alert=f"{alert_prefix(query.kind)}{heading.title().replace(' ', '')}",
             expr=expr,
             wait=alerts.wait,
             keep_firing_for=alerts.wait if alerts.keep_firing_for is None else alerts.keep_firing_for,
@@ -152,5 +145,5 @@ class QueryAlerts:
             description=description,
             severity=alerts.severity,
             labels={**alerts.labels, **labels},
-            runbook=RUNBOOK_HEADINGS[alert_type],
+            runbook=heading,
         )
