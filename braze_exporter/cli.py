@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in _IGNORED_VARIABLES:
         os.environ.pop(name, None)
     stop = StopHandler(is_serving=is_serving)
-    if arguments[0] == "serve" and hasattr(signal, "SIGHUP"):  # a SIGHUP stays pending until a reload is possible
+    if arguments[0] == "serve":  # a SIGHUP stays pending until a reload is possible
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     # These imports can take several seconds. They come after `StopHandler`, so that a signal can end the process during
     # them.

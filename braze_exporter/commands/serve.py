@@ -111,7 +111,7 @@ def run_exporter(
         "protections": ",".join(access_control.config.protections if access_control is not None else ()) or "none",
     }
     _log.info("Exporter started", extra={"fields": fields})
-    if read_new_config is not None and hasattr(signal, "SIGHUP"):
+    if read_new_config is not None:
         signal.signal(signal.SIGHUP, lambda *_: reloader.reload())
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     application = server.Application(
