@@ -219,16 +219,14 @@ class SelfMetrics:
     def count_call(self, call: CallEvent) -> None:
         """Count a call and record the rate limit of its response, if its workspace is still in the plan."""
         with self._lock:
-            if call.workspace in self._workspaces:
-                self._count(call)
-
-    def _count(self, call: CallEvent) -> None:
-        code = "none" if call.status is None else str(call.status)
-        self._requests.labels(call.workspace, call.path, code).inc()
-        self._duration.labels(call.workspace, call.path).observe(call.seconds)
-        if call.reason is not None:
-            self._requests_failed.labels(call.workspace, call.path, call.reason).inc()
-        self._record_rate_limit(call.workspace, call.pool, call.rate_limit)
+            if call.workspace not in self._workspaces:
+                return
+            code = "none" if call.status is None else str(call.status)
+            self._requests.labels(call.workspace, call.path, code).inc()
+            self._duration.labels(call.workspace, call.path).observe(call.seconds)
+            if call.reason is not None:
+                self._requests_failed.labels(call.workspace, call.path, call.reason).inc()
+            self._record_rate_limit(call.workspace, call.pool, call.rate_limit)
 
     def _record_rate_limit(self, workspace: str, pool: str, rate_limit: RateLimit) -> None:
         for metric, value in (
