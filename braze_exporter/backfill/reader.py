@@ -5,14 +5,16 @@ As in the exporter, each workspace has an `Admission` and a circuit breaker that
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 
 from braze_exporter.backfill.request import BackfillError, BackfillRequest, format_time
 from braze_exporter.backfill.resume_file import ResumeFile
 from braze_exporter.braze.client import Client
+from braze_exporter.braze.clock import Clock
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.query import Query
 from braze_exporter.config.document import shorten
@@ -41,15 +43,6 @@ _PAUSE_TEXTS = {
 }
 # The number of jobs that are queued in memory per connection. A backfill can have millions.
 _QUEUED_PER_CONNECTION = 2
-
-
-@dataclass(frozen=True, slots=True)
-class WorkspacePause:
-    """The reason why no calls are made for a workspace, and the end of the pause in monotonic seconds."""
-
-    workspace: str
-    reason: str
-    until: float
 
 
 @dataclass(slots=True, eq=False)
@@ -97,15 +90,15 @@ class Reader:
         resume_file: ResumeFile,
         clients: Mapping[str, WorkspaceClient],
         queries: Iterable[Query],
-        monotonic: Callable[[], float],
+        clock: Clock,
     ) -> None:
         """Create a reader of `queries` that makes no calls before `start`.
 
-        `clients` has the client of each workspace by its name. `monotonic` returns seconds of a monotonic clock.
+        `clients` has the client of each workspace by its name.
         """
         self._request = request
         self._resume_file = resume_file
-        self._monotonic = monotonic
+        self._clock = clock
         self._lock = threading.Lock()
         self._workspaces = {name: _Workspace(client.client, client.admission) for name, client in clients.items()}
         self._worker_pools: dict[str, WorkerPool] = {}
@@ -144,17 +137,21 @@ class Reader:
             raise self._failure
         return has_ended
 
-    def current_pause(self) -> WorkspacePause | None:
-        """Return the current pause of a workspace, or None if only the budget limits the calls."""
+    def describe_pause(self) -> str:
+        """Return why and until when a workspace is paused, or an empty text if only the budget limits the calls."""
         with self._lock:
-            now = self._monotonic()
             for name, workspace in self._workspaces.items():
-                if now < workspace.circuit_breaker.open_until:
-                    return WorkspacePause(name, workspace.failure_detail, workspace.circuit_breaker.open_until)
-                for pause in workspace.admission.status().pauses.values():
-                    if pause.reason in _PAUSE_TEXTS:
-                        return WorkspacePause(name, _PAUSE_TEXTS[pause.reason], now + pause.seconds)
-        return None
+                pauses = [(workspace.failure_detail, workspace.circuit_breaker.open_until - self._clock.monotonic())]
+                pauses += [
+                    (_PAUSE_TEXTS[pause.reason], pause.seconds)
+                    for pause in workspace.admission.status().pauses.values()
+                    if pause.reason in _PAUSE_TEXTS
+                ]
+                for reason, seconds in pauses:
+                    if seconds > 0:
+                        until = datetime.fromtimestamp(self._clock.wall() + seconds, UTC)
+                        return f"{shorten(name)} paused until {until:%H:%M:%S} UTC: {reason}"
+        return ""
 
     def close(self) -> None:
         """Make no more calls. Calls in flight end with the process."""
@@ -184,7 +181,7 @@ class Reader:
             if chunk.query in self.rejected:
                 return Deferred()
             workspace = self._workspaces[chunk.query.workspace]
-            if workspace.circuit_breaker.decide(self._monotonic()) is not Decision.ALLOW:
+            if workspace.circuit_breaker.decide(self._clock.monotonic()) is not Decision.ALLOW:
                 return None
             permit = workspace.admission.admit(chunk.query.kind)
             if not isinstance(permit, Permit):
@@ -291,5 +288,5 @@ class Reader:
         if workspace.failures == MAX_FAILURES:
             raise BackfillError(f"{shorten(name)}: {MAX_FAILURES} attempts in a row failed: {error.detail}")
         pause_seconds = backoff_seconds(INITIAL_PAUSE_SECONDS, workspace.failures, MAX_PAUSE_SECONDS)
-        workspace.circuit_breaker.open(self._monotonic() + pause_seconds)
+        workspace.circuit_breaker.open(self._clock.monotonic() + pause_seconds)
         workspace.failure_detail = error.detail

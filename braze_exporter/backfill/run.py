@@ -3,7 +3,6 @@
 import contextlib
 import shlex
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from math import ceil
 from operator import itemgetter
 
@@ -70,7 +69,7 @@ def run_backfill(
             ]
 
         budgets.set_command_plan(config, plan, max_burst=config.settings.budget.concurrency, endpoints=endpoints)
-        reader = Reader(request, resume_file, clients, plan.queries, ctx.clock.monotonic)
+        reader = Reader(request, resume_file, clients, plan.queries, ctx.clock)
         total = sum(len(request.chunks(query)) for query in plan.queries)
         missing = {
             usage: sum(len(resume_file.missing_chunks(request.chunks(query))) for query in usage.select(plan.queries))
@@ -96,7 +95,7 @@ def run_backfill(
             with contextlib.closing(reader):
                 reader.start(config.settings.budget.concurrency)
                 while not reader.wait(_POLL_SECONDS):
-                    progress.update(done + reader.completed_count, total, _describe_pause(reader, ctx))
+                    progress.update(done + reader.completed_count, total, reader.describe_pause())
             _check_rejected(reader.rejected)
             progress.print_line(
                 f"{pluralize(total, 'call', 'calls')} completed, writing {shorten_path(request.output)}"
@@ -150,15 +149,6 @@ def _describe_plan(
     return text + (
         ". Fewer queries, a later --start or a larger budget.share take less time" if seconds > _DAY_SECONDS else ""
     )
-
-
-def _describe_pause(reader: Reader, ctx: CommandContext) -> str:
-    """Return the reason and the end of the current pause, or an empty text."""
-    pause = reader.current_pause()
-    if pause is None:
-        return ""
-    until = datetime.fromtimestamp(ctx.clock.wall() + pause.until - ctx.clock.monotonic(), UTC)
-    return f"{shorten(pause.workspace)} paused until {until:%H:%M:%S} UTC: {pause.reason}"
 
 
 def _check_rejected(rejected: Mapping[Query, BrazeError]) -> None:
