@@ -3,14 +3,10 @@
 Where behavior is not documented, it responds in one of the likely ways.
 """
 
-import itertools
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
-from hashlib import blake2b
 from http import HTTPStatus
-from uuid import UUID
 
 from braze_exporter.braze.pools import CAMPAIGNS_POOL, DEFAULT_POOL, LISTS_POOL
 from braze_exporter.simulator import parameters
@@ -32,22 +28,12 @@ class SimulatedBraze(SeriesEndpoints, ListEndpoints):
             for pool in (DEFAULT_POOL, LISTS_POOL, CAMPAIGNS_POOL)
         }
         self._endpoints = {**self.series_endpoints(), **self.list_endpoints()}
-        self._ids = itertools.count(1)
 
     def respond(self, request: Request) -> Reply:
         """Return the response to a request. Its header names are those of recorded responses."""
-        started_at = time.perf_counter()
         code, document, limit_headers = self._build_response(request)
-        body = encode_json(document)
-        headers = {
-            "Content-Type": "application/json",
-            "Date": formatdate(request.time, usegmt=True),
-            "Cache-Control": "max-age=0, private, must-revalidate",
-            "ETag": f'W/"{blake2b(body, digest_size=16).hexdigest()}"',
-            "X-Request-Id": str(UUID(int=next(self._ids))),
-            "X-Runtime": f"{time.perf_counter() - started_at:.6f}",
-        }
-        return Reply(code, {**headers, **limit_headers}, body)
+        headers = {"Content-Type": "application/json", "Date": formatdate(request.time, usegmt=True)}
+        return Reply(code, {**headers, **limit_headers}, encode_json(document))
 
     def _build_response(self, request: Request) -> tuple[HTTPStatus, object, Mapping[str, str]]:
         """Return the status, the JSON document and the rate-limit headers."""

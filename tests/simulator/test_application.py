@@ -227,17 +227,13 @@ def test_wrong_method_is_404(server: Server) -> None:
 
 
 def test_response_headers_are_as_recorded(request_series: RequestSeries) -> None:
-    """A response has the headers of Braze's recorded responses; the reset is the next full hour in epoch seconds."""
+    """A response has those headers of recorded responses that clients read; the reset is the next full hour."""
     headers = request_series().headers
     assert headers["Content-Type"] == "application/json"
     assert headers["Date"] == "Mon, 14 Oct 2024 13:20:00 GMT"
     assert headers["X-RateLimit-Limit"] == "250000"
     assert headers["X-RateLimit-Remaining"] == "249999"
     assert headers["X-RateLimit-Reset"] == str(ONE_PM + HOUR)
-    assert headers["Cache-Control"] == "max-age=0, private, must-revalidate"
-    assert headers["ETag"].startswith('W/"')
-    assert float(headers["X-Runtime"]) >= 0
-    assert headers["X-Request-Id"] != request_series().headers["X-Request-Id"]
 
 
 def test_rate_limit_is_enforced(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
