@@ -30,10 +30,7 @@ class QueryExpr:
 
     def value(self, measure: str) -> str:
         """Return the PromQL for the value gauge `measure` of the query, such as `settled`."""
-        metric_group = self.query.metric_group
-        family = build_gauge(self.query.kind, metric_group, self.query.unit, measure)
-        selected = select_series(family, self._matchers.items(), metric_group.primary_stats)
-        return sum_by(selected, self._labels, metric_group.series_labels)
+        return self._sum(build_gauge(self.query.kind, self.query.metric_group, self.query.unit, measure))
 
     def status(self, family: Family, *, offset: str = "") -> str:
         """Return the PromQL for the query in one of the `QUERY_FAMILIES`, optionally at `offset`."""
@@ -49,11 +46,14 @@ class QueryExpr:
 
     def total(self, *, offset: str = "", unless: str = "") -> str:
         """Return the PromQL for the counter, optionally at `offset`. `unless` is PromQL after the selector."""
+        family = build_counter(self.query.kind, self.query.metric_group)
+        return self._sum(family, (f" offset {offset}" if offset else "") + unless)
+
+    def _sum(self, family: Family, rest: str = "") -> str:
+        """Return the PromQL for the sum over the series of the query in a family. `rest` follows the selector."""
         metric_group = self.query.metric_group
-        family = build_counter(self.query.kind, metric_group)
         selected = select_series(family, self._matchers.items(), metric_group.primary_stats)
-        expression = selected + (f" offset {offset}" if offset else "") + unless
-        return sum_by(expression, self._labels, metric_group.series_labels)
+        return sum_by(selected + rest, self._labels, metric_group.series_labels)
 
     @property
     def _labels(self) -> tuple[str, ...]:
