@@ -106,9 +106,7 @@ class SeriesGroup:
         Two samples of each series are enough, while `increase()` reads all between them.
         """
         family = build_counter(self.kind, self.metric_group)
-        series = max_by(select(family, *_stat_matcher(self.metric_group)), family.labels)
-        end = self._total(ago) if ago else series
-        start = self._total(ago + days)
+        end, start = self._total(family, ago), self._total(family, ago + days)
         if self.metric_group.series_labels:  # a series that appears later than its query starts at 0
             start = f"({start} or 0 * {end} and on ({', '.join(self.labels)}) {start})"
         total = _sum_each(f"({end} - {start} >= 0)", family.labels, self.labels)
@@ -126,11 +124,12 @@ class SeriesGroup:
             now, before = (f"sum by ({by}) ({one} and {other})" for one, other in ((now, before), (before, now)))
         return f"{now} / ({before} >= {MIN_COUNT})"
 
-    def _total(self, ago: int) -> str:
-        family = build_counter(self.kind, self.metric_group)
-        lookback = _LOOKBACK[self.kind.units[0]]
+    def _total(self, family: Family, ago: int) -> str:
+        """Return the totals of the counters in `family`, `ago` days ago."""
         series = select(family, *_stat_matcher(self.metric_group))
-        return max_by(f"last_over_time({series}[{lookback}] offset {ago}d)", family.labels)
+        if ago:
+            series = f"last_over_time({series}[{_LOOKBACK[self.kind.units[0]]}] offset {ago}d)"
+        return max_by(series, family.labels)
 
 
 def series_groups(plan: Plan | None) -> tuple[SeriesGroup, ...]:
