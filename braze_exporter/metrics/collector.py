@@ -11,7 +11,7 @@ from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series, bucket_starts
 from braze_exporter.metrics.counters import Counters
 from braze_exporter.metrics.data_quality import is_timezone_mismatch, revision_delays
-from braze_exporter.metrics.exposition import format_header, format_labels, format_samples
+from braze_exporter.metrics.exposition import format_family, format_header
 from braze_exporter.metrics.families import Family, build_counter
 from braze_exporter.metrics.rows import QueryRow, expiry_time
 from braze_exporter.metrics.self_families import QUERIES, UP, QueryStatus
@@ -256,8 +256,8 @@ class Collector:
             counts[key] += 1
             if query_state.has_result:
                 is_up[workspace] = is_up.get(workspace, False) or query_state.error is None
-        yield UP, _format_family(UP, (((workspace,), float(up)) for workspace, up in is_up.items()))
-        yield QUERIES, _format_family(QUERIES, counts.items())
+        yield UP, format_family(UP, (((workspace,), float(up)) for workspace, up in is_up.items()))
+        yield QUERIES, format_family(QUERIES, counts.items())
 
 
 def _missing_buckets(query: Query, response: Response, oldest: int) -> Iterable[int]:
@@ -269,12 +269,6 @@ def _missing_buckets(query: Query, response: Response, oldest: int) -> Iterable[
     after_now = bucket_start(response.sent_at, query.unit, query.zone) + query.unit.seconds
     first = bucket_number(known[0] if known else after_now, query.unit, query.zone)
     return range(first - step, oldest - 1, -step)
-
-
-def _format_family(family: Family, values: Iterable[tuple[tuple[str, ...], float]]) -> str:
-    """Return the lines of a family from pairs of label values and sample value."""
-    samples = ((format_labels(zip(family.labels, labels, strict=True)), value) for labels, value in values)
-    return format_samples(family.name, samples)
 
 
 def _group_rows(rows: Iterable[QueryRow]) -> list[tuple[tuple[Family, ...], list[QueryRow]]]:

@@ -30,6 +30,12 @@ def format_samples(name: str, samples: Iterable[tuple[str, float]]) -> str:
     )
 
 
+def format_family(family: Family, values: Iterable[tuple[tuple[str, ...], float]]) -> str:
+    """Return the lines of the samples of a family, from the values of its labels and the value of each sample."""
+    samples = ((format_labels(zip(family.labels, labels, strict=True)), value) for labels, value in values)
+    return format_samples(family.name, samples)
+
+
 def format_header(family: Family, *, openmetrics: bool) -> str:
     """Return the `# HELP` and `# TYPE` lines of `family`."""
     name = family.name

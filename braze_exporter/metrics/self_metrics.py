@@ -22,7 +22,7 @@ from braze_exporter.braze.kinds import SeriesKind
 from braze_exporter.braze.lists import ListEndpoint
 from braze_exporter.braze.pools import Endpoint
 from braze_exporter.braze.query import Query
-from braze_exporter.metrics.exposition import format_header, format_labels, format_samples
+from braze_exporter.metrics.exposition import format_family, format_header
 from braze_exporter.metrics.families import Family
 from braze_exporter.metrics.self_families import (
     BUDGET_RESERVE,
@@ -200,13 +200,9 @@ class SelfMetrics:
         """
         if not values:
             return {False: b"", True: b""}
-        family = QUERY_UNLISTED
-        lines = format_samples(
-            family.name,
-            ((format_labels(zip(family.labels, labels, strict=True)), value) for labels, value in values.items()),
-        )
+        lines = format_family(QUERY_UNLISTED, values.items())
         return {
-            openmetrics: (format_header(family, openmetrics=openmetrics) + lines).encode()
+            openmetrics: (format_header(QUERY_UNLISTED, openmetrics=openmetrics) + lines).encode()
             for openmetrics in (False, True)
         }
 
