@@ -300,4 +300,5 @@ def _has_other_minutes(state: CounterState, numbers: Iterable[int]) -> bool:
 
 def _key_labels(key: CounterKey) -> CounterKey:
     """Return the parts of a key that are labels of the query: workspace, kind, subject, and the aliases."""
-    return key[:1] + key[2:5] + key[6:7]
+    workspace, _, kind, subject, app, _, segment, _ = key
+    return workspace, kind, subject, app, segment
