@@ -1,4 +1,4 @@
-"""The entry point of the program: handles signals, runs the command in `argv` and returns its exit code.
+"""The entry point of the program: handles signals, runs the command in `sys.argv` and returns its exit code.
 
 No other module reads `argv` or the environment.
 """
@@ -10,7 +10,7 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -148,13 +148,13 @@ def _wait_for(command: "Future[object]") -> None:
     signal.set_wakeup_fd(-1)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command in `argv` and return the exit code.
+def main() -> int:
+    """Run the command in `sys.argv` and return the exit code.
 
     The code is 0 for success and 1 for failure. For wrong usage, argparse raises `SystemExit` with code 2. SIGTERM and
     SIGINT end the process, except while a server handles them.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = sys.argv[1:]
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"}):
         arguments.insert(0, "serve")
     is_serving = arguments[0] in SERVING_COMMANDS
