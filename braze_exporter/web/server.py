@@ -44,6 +44,9 @@ MAX_TIMEOUT_SECONDS = 60.0
 MAX_WAITING_SCRAPES = 64
 # How long a scrape waits at least for the start of its fetches, even after its deadline.
 _MIN_START_SECONDS = 0.1
+# Of the time of a slow render, this part still counts for the next page. One with few changes renders much faster, but
+# the one after it may have many again. After an hour of a scrape a minute, a third is left.
+_RENDER_TIME_DECAY = 0.98
 _SHUTDOWN_SECONDS = 1  # how long the shutdown waits for pending responses
 # Paths exempt from authentication, for health probes.
 _PUBLIC_PATHS = {"/-/healthy", "/-/ready"}
@@ -83,7 +86,7 @@ class Application:
             threads=1,
         )
         self._timeout_offset_seconds = timeout_offset_seconds
-        # How long the last page took. The next one may take twice as long.
+        # How long the last page took, or a slower one before it. The next one may take twice as long.
         self._render_seconds = 0.0
         self._send_seconds = 0.0
         self._waiting = 0
@@ -177,7 +180,7 @@ class Application:
         content_type = CONTENT_TYPE_OPENMETRICS if openmetrics else CONTENT_TYPE_PLAIN_0_0_4
         started_at = _now()
         response = await self._render(self._pages, content_type, request)
-        self._render_seconds = _now() - started_at
+        self._render_seconds = max(_now() - started_at, _RENDER_TIME_DECAY * self._render_seconds)
         if _log.isEnabledFor(logging.DEBUG):
             fields = {"due": refresh.due, "fetched": refresh.fetched, "waited": f"{started_at - arrived_at:.3f}s"}
             _log.debug("Scrape", extra={"fields": fields | {"bytes": len(response.body)}})
