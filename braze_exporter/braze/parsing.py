@@ -8,6 +8,7 @@ import json
 import math
 import re
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -209,8 +210,9 @@ def _parse_days(written: Iterable[ParsedTime], zone: ZoneInfo) -> list[int]:
 def _parse_hours(times: Sequence[ParsedTime], zone: ZoneInfo) -> list[int]:
     """Return the start of each hour. Times without an offset are local times in `zone`.
 
-    At the end of DST one local hour occurs twice. Of two rows with the same time, the newer one is the second pass. A
-    single row is the second pass if it is the oldest of the response and the next row is one hour later.
+    At the end of DST local hours occur twice. Of two rows with the same time, the newer one is the second pass. A
+    single row is the second pass if that is one hour after the row before it. The oldest row of the response is the
+    second pass if the next row is one hour later.
 
     Raises `BrazeError` if a time is a date only or not on the hour, or if the rows are days.
     """
@@ -221,16 +223,23 @@ def _parse_hours(times: Sequence[ParsedTime], zone: ZoneInfo) -> list[int]:
     order = list(range(len(written)))
     if local_times and local_times[0] > local_times[-1]:
         order.reverse()
-    order.sort(key=local_times.__getitem__)
     starts, has_minutes = [0] * len(written), False
-    for position, index in enumerate(order):
+    repetitions, seen = Counter(local_times), set[datetime]()
+    oldest, next_hour = min(local_times, default=None), 0.0
+    for index in order:
         moment = written[index]
         if moment.tzinfo is None:
-            before = local_times[order[position - 1]] if position else None
-            after = local_times[order[position + 1]] if position + 1 < len(order) else None
-            is_second_pass = before == moment or (before is None and after == moment + timedelta(hours=1))
-            moment = moment.replace(tzinfo=zone, fold=int(is_second_pass))
+            second_pass = moment.replace(tzinfo=zone, fold=1)
+            if repetitions[moment] > 1:
+                is_second_pass = moment in seen
+            elif moment == oldest:
+                is_second_pass = moment + timedelta(hours=1) in repetitions
+            else:
+                is_second_pass = second_pass.timestamp() == next_hour
+            seen.add(moment)
+            moment = second_pass.replace(fold=int(is_second_pass))
         starts[index] = int(moment.timestamp())
+        next_hour = starts[index] + Unit.HOUR.seconds
         has_minutes |= not any(
             clock.minute == clock.second == 0 for clock in map(moment.astimezone, (moment.tzinfo, zone, UTC))
         )

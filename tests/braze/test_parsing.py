@@ -35,6 +35,7 @@ ZONES = [
         "Australia/Lord_Howe",
         "Pacific/Chatham",
         "America/Sao_Paulo",
+        "Antarctica/Troll",
     )
 ]
 zones = st.sampled_from(ZONES)
@@ -98,9 +99,8 @@ def test_hours_in_every_format_are_same_instants(
     """A series of consecutive hours is parsed to the same instants in every format, timezone and order."""
     first = int(moment.timestamp()) // HOUR * HOUR
     starts = [first + number * HOUR for number in range(length)]
-    half_hours = (zone.utcoffset(moment) or timedelta()) % timedelta(hours=1) or zone.key == "Australia/Lord_Howe"
-    if form is HourFormat.ZONELESS and (half_hours or order == "shuffled"):
-        form = HourFormat.LOCAL  # with half-hour offsets, or out of order, a repeated zone-less hour is ambiguous
+    if form is HourFormat.ZONELESS and order == "shuffled":
+        form = HourFormat.LOCAL  # out of order, a repeated zone-less hour is ambiguous
     rows = [{"time": form.write(start, zone), "count": number} for number, start in enumerate(starts)]
     if order == "down":
         rows.reverse()
@@ -217,6 +217,20 @@ def test_repeated_dst_hour_is_two_passes() -> None:
     assert points(body(rows[::-1]), query(Unit.HOUR, zone)) == parsed
     assert points(body(rows[2:]), query(Unit.HOUR, zone)) == parsed[2:]
     assert points(body(rows[:2]), query(Unit.HOUR, zone)) == parsed[:2]
+
+
+@pytest.mark.parametrize(
+    ("zone", "end_of_dst"), [("Antarctica/Troll", "2026-10-25T01:00Z"), ("Australia/Lord_Howe", "2026-04-04T15:00Z")]
+)
+def test_zoneless_hours_of_unusual_dst_changes_are_in_order(zone: str, end_of_dst: str) -> None:
+    """If DST repeats two hours, or half an hour, every part of the night has the same zone-less hours as UTC."""
+    end = int(datetime.fromisoformat(end_of_dst).timestamp())
+    starts = [end + number * HOUR for number in range(-4, 5)]
+    rows = [{"time": HourFormat.ZONELESS.write(start, ZoneInfo(zone)), "count": 1} for start in starts]
+    for first, last in itertools.combinations(range(10), 2):
+        if last - first >= 4:
+            parsed = points(body(rows[first:last]), query(Unit.HOUR, ZoneInfo(zone)))
+            assert [point.start for point in parsed] == starts[first:last]
 
 
 def test_repeated_hour_outside_dst_is_rejected() -> None:
