@@ -8,6 +8,7 @@ from braze_exporter.braze.errors import Reason
 from braze_exporter.braze.kinds import KINDS, SeriesKind, Unit
 from braze_exporter.braze.lists import LIST_ENDPOINTS, ListEndpoint
 from braze_exporter.braze.query import Query
+from braze_exporter.config.values import format_duration
 from braze_exporter.metrics import self_families as metrics
 from braze_exporter.metrics.families import QUERY_LAST_SUCCESS, QUERY_MAX_AGE, Family
 from braze_exporter.metrics.promql import LabelRegex, format_number, max_by, select_series
@@ -31,7 +32,7 @@ class Scope:
 
     `kinds` are the kinds of its queries. `lists` are the lists to alert on, empty for all. `has_subjects` is true if
     queries may name a subject that Braze lists, `has_selectors` if there may be selectors, and `has_days` if there may
-    be daily queries.
+    be daily queries. `max_refresh_seconds` is the longest refresh interval of its queries.
     """
 
     workspace: str = ""
@@ -40,6 +41,7 @@ class Scope:
     has_subjects: bool = True
     has_selectors: bool = True
     has_days: bool = True
+    max_refresh_seconds: float = 3_600.0  # that of uninstalls and monthly active users
 
     @property
     def labels(self) -> dict[str, str]:
@@ -81,6 +83,7 @@ def workspace_scope(plan: Plan, queries: Sequence[Query]) -> Scope:
         has_subjects=any(query.workspace == workspace and query.request_value for query in plan.queries),
         has_selectors=bool(selectors),
         has_days=any(query.unit is Unit.DAY for query in queries),
+        max_refresh_seconds=max(query.refresh_seconds for query in queries),
     )
 
 
@@ -114,9 +117,15 @@ def _query_rules(scope: Scope) -> Iterator[Rule]:
         f"Values disappear when they are older than `max_age`. {metrics.REQUESTS_FAILED.name} counts the failures by "
         "reason. The log has Braze's error messages. Check Braze's status page for an outage.",
     )
+    all_fail = [f"{scope.latest(metrics.UP)} == 0"]
+    if scope.max_refresh_seconds > DEFAULT_WAIT_SECONDS:
+        # After an outage of Braze, a query waits for up to its refresh interval until it is fetched again.
+        up = f"avg_over_time({scope.series(metrics.UP)}[{format_duration(scope.max_refresh_seconds)}])"
+        minimum = format_number(1 - DEFAULT_WAIT_SECONDS / scope.max_refresh_seconds)
+        all_fail.append(f"{max_by(up, ['workspace'])} < {minimum}")
     yield scope.rule(
         "BrazeQueryStale",
-        f"(\n  {_stale_queries(scope)}\n)\nunless on (workspace) {scope.latest(metrics.UP)} == 0",
+        "\nunless on (workspace) ".join([f"(\n  {_stale_queries(scope)}\n)", *all_fail]),
         summary="Values of a query are stale.",
         description=f"No fetch of the query {{{{ $labels.kind }}}} ({{{{ $labels.unit }}}}{_SUBJECT_TEMPLATE}) in "
         f"workspace {{{{ $labels.workspace }}}} has succeeded {_SINCE_TEMPLATE}, so its values are no longer exported. "

@@ -24,7 +24,7 @@ from alert_scenarios import (
 )
 from support import HOUR, workspace_yaml
 
-from braze_exporter.metrics.self_families import RATE_LIMIT, RATE_LIMIT_REMAINING, RATE_LIMIT_RESET
+from braze_exporter.metrics.self_families import RATE_LIMIT, RATE_LIMIT_REMAINING, RATE_LIMIT_RESET, UP
 
 pytestmark = pytest.mark.no_cover
 
@@ -392,6 +392,24 @@ SCENARIOS = {
         },
         silent=range(0, 6 * DAY * 60, 60),
         step=15,
+    ),
+    # Fetches fail from 2:00 to 4:00. Uninstalls are fetched hourly, at half past, so their values are stale until 4:30.
+    "uninstalls after an outage of Braze": Scenario(
+        UNINSTALLS,
+        {
+            **healthy(),
+            **changed(
+                samples("uninstalls", settled=70, total=by_night),
+                {
+                    query_series("last_success_timestamp_seconds", "uninstalls"): lambda now: (
+                        1.5 * HOUR if 1.5 <= hours(now) < 4.5 else (hours(now) - 0.5) // 1 * HOUR + HOUR / 2
+                    ),
+                    query_series("max_age_seconds", "uninstalls"): always(2 * HOUR),
+                },
+            ),
+            series(UP.name): between(2.5, 4, 0, always(1)),
+        },
+        silent=range(240, 480),
     ),
     "uninstalls that are no longer computed": Scenario(
         UNINSTALLS,
