@@ -29,6 +29,8 @@ ALL = "all"
 # The units of Prometheus's durations in seconds. They must be written in this order, each at most once.
 _DURATION_UNITS = {"y": 31_536_000, "w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1, "ms": 0.001}
 _DURATION = re.compile("".join(rf"(?:(\d{{1,9}}){unit})?" for unit in _DURATION_UNITS), re.ASCII)
+# Prometheus refuses rules with a duration of more than 292 years.
+_MAX_DURATION_SECONDS = 100 * _DURATION_UNITS["y"]
 # Not all ids in recorded responses are RFC 4122 UUIDs, so any id of that form is valid.
 _BRAZE_ID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 # A Braze API key without its dashes, or a longer key.
@@ -75,6 +77,8 @@ def _validate_duration(value: object) -> float:
     seconds = sum(int(part) * unit for part, unit in zip(match.groups("0"), _DURATION_UNITS.values(), strict=True))
     if seconds < 1:
         raise InvalidValueError("must be at least 1s")
+    if seconds > _MAX_DURATION_SECONDS:
+        raise InvalidValueError("must be at most 100y")
     return float(seconds)
 
 

@@ -22,13 +22,13 @@ def with_line(line: str) -> Config:
 
 @given(st.dictionaries(st.sampled_from(list(SECONDS)), st.integers(0, 10_000), min_size=1))
 def test_duration_is_sum_of_parts(parts: dict[str, int]) -> None:
-    """The parts of a duration are summed exactly; a total under one second is refused."""
+    """The parts of a duration are summed exactly; a total under one second or over 100 years is refused."""
     seconds = sum(number * SECONDS[unit] for unit, number in parts.items())
     line = "max_age: " + "".join(f"{parts[unit]}{unit}" for unit in SECONDS if unit in parts)
-    if seconds:
+    if 0 < seconds <= 100 * SECONDS["y"]:
         assert with_line(line).settings.max_age == seconds
     else:
-        with pytest.raises(ConfigError, match="must be at least 1s"):
+        with pytest.raises(ConfigError, match="must be at most 100y" if seconds else "must be at least 1s"):
             with_line(line)
 
 
