@@ -88,8 +88,7 @@ class QueryAlerts:
         return self._rule(
             "No data",
             f"(\n  time() - {start} > {format_number(max_bucket_age)}\n"
-            f"  or time() - {start} unless {expression.value('settled')}\n"
-            f"  or 0 * {up} unless {start}\n)\n"
+            f"  or 0 * {up} unless {expression.value('settled')}\n)\n"
             f"and {up} == 1\n"
             f"and time() - {expression.status(QUERY_LAST_SUCCESS)} < {format_number(max_result_age(query))}",
             f"No current data for {kind_texts(query.kind).noun}.",

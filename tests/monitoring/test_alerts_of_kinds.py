@@ -552,7 +552,7 @@ SCENARIOS = {
             **{
                 name: value
                 for name, value in campaign("Win-back", WINBACK, steady).items()
-                if "_query_" in name and "_bucket_" not in name
+                if "_query_" in name
             },
         },
         fires={
