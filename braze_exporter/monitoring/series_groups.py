@@ -91,28 +91,31 @@ class SeriesGroup:
         """
         metric_group = metric_group or self.metric_group
         family = build_gauge(self.kind, metric_group, self.unit, measure)
-        series = select(family, *_stat_matcher(metric_group, stats))
-        if not is_current:
-            series = f"last_over_time({series}[{_LOOKBACK[self.unit]}]{f' {at}' if at else ''})"
+        modifier = "" if is_current else f"[{_LOOKBACK[self.unit]}]{f' {at}' if at else ''}"
         by = (*by,) or ("workspace", *metric_group.labels)
         # A new name would count a campaign twice while both are in the lookback.
         labels = [label for label in family.labels if label in by or label not in NAME_LABELS]
-        return _sum_each(max_by(series, labels), labels, by)
+        return _sum_each(_max_by_id(family, labels, _stat_matcher(metric_group, stats), modifier), labels, by)
 
     def increase(self, days: int, ago: int = 0) -> str:
         """Return what Braze reported in the `days` before `ago` days ago, for counters that are old enough.
 
         Counters of stale queries, which do not increase, have no result, nor do counters that were reset in this time.
-        Two samples of each series are enough, while `increase()` reads all between them.
+        Two samples of each series are enough, while `increase()` reads all between them. The counter of a campaign or
+        Canvas continues under a new name, and the result has the current one.
         """
-        family = build_counter(self.kind, self.metric_group)
+        family, ids = build_counter(self.kind, self.metric_group), _without_names(self.labels)
+        by_id = f"on ({', '.join(ids)})"
         end, start = self._total(family, ago), self._total(family, ago + days)
         if self.metric_group.series_labels:  # a series that appears later than its query starts at 0
-            start = f"({start} or 0 * {end} and on ({', '.join(self.labels)}) {start})"
-        total = _sum_each(f"({end} - {start} >= 0)", family.labels, self.labels)
+            start = f"({start} or 0 * {end} and {by_id} {start})"
+        total = _sum_each(f"({end} - {start} >= 0)", _without_names(family.labels), ids)
         names = "|".join(build_gauge(self.kind, self.metric_group, unit, "settled").name for unit in self.kind.units)
         fresh = select(replace(family, name=""), f'__name__=~"{names}"', *_stat_matcher(self.metric_group))
-        return f"({total} and on ({', '.join(self.labels)}) {fresh})"
+        if ids == [*self.labels]:
+            return f"({total} and {by_id} {fresh})"
+        named = f"topk by ({', '.join(ids)}) (1, {max_by(fresh, self.labels)}) ^ 0"
+        return f"({total} * {by_id} group_left ({self.kind.subject_label}) {named})"
 
     def change(self, days: int, by: str = "") -> str:
         """Return the ratio of what was reported in the last `days` to the same time a week before (the `days` before).
@@ -125,11 +128,10 @@ class SeriesGroup:
         return f"{now} / ({before} >= {MIN_COUNT})"
 
     def _total(self, family: Family, ago: int) -> str:
-        """Return the totals of the counters in `family`, `ago` days ago."""
-        series = select(family, *_stat_matcher(self.metric_group))
-        if ago:
-            series = f"last_over_time({series}[{_LOOKBACK[self.kind.units[0]]}] offset {ago}d)"
-        return max_by(series, family.labels)
+        """Return the totals of the counters in `family`, `ago` days ago, by their ids."""
+        modifier = f"[{_LOOKBACK[self.kind.units[0]]}] offset {ago}d" if ago else ""
+        labels, variables = _without_names(family.labels), _without_names(VARIABLES)
+        return _max_by_id(family, labels, _stat_matcher(self.metric_group), modifier, variables)
 
 
 def series_groups(plan: Plan | None) -> tuple[SeriesGroup, ...]:
@@ -180,6 +182,35 @@ def with_kind(expr: str, kind: SeriesKind) -> str:
 def union(exprs: Iterable[str]) -> str:
     """Return the union of expressions."""
     return "\nor\n".join(exprs)
+
+
+def _max_by_id(
+    family: Family,
+    labels: Sequence[str],
+    matchers: Iterable[str],
+    modifier: str,
+    variables: Iterable[str] = VARIABLES,
+) -> str:
+    """Return the maximum of a family by `labels`, over all Prometheus targets.
+
+    `modifier` is a range, which may be followed by an offset, or empty for the current values. A variation or step is
+    identified by its id, or by its name if it has none, so that a new name does not count it twice.
+    """
+
+    def maximum(labels: Iterable[str], *id_matcher: str) -> str:
+        series = select(family, *matchers, *id_matcher, variables=variables)
+        return max_by(f"last_over_time({series}{modifier})" if modifier else series, labels)
+
+    for name in ("variation", "step"):
+        if name in labels:
+            with_id = maximum([label for label in labels if label != name], f'{name}_id!=""')
+            without_id = maximum(labels, f'{name}_id=""')
+            return f"({with_id} or {without_id})"
+    return maximum(labels)
+
+
+def _without_names(labels: Iterable[str]) -> list[str]:
+    return [label for label in labels if label not in NAME_LABELS]
 
 
 def _stat_matcher(metric_group: MetricGroup, stats: str = "") -> list[str]:

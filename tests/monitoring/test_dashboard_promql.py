@@ -92,6 +92,12 @@ def settled(values: str = "5x1000") -> Series:
     return f'braze_custom_events_hourly_settled{{{LABELS}, job="braze", instance="a"}}', values
 
 
+def messages(labels: str, variation: str, values: str, measure: str = "daily_settled", name: str = "A") -> Series:
+    """Return the sent messages of a campaign with these `labels`, of the variation with this id and `name`."""
+    sent = f'variation_id="{variation}", variation="{name}", channel="email", stat="sent", job="braze", instance="a"'
+    return f'braze_campaign_messages_{measure}{{workspace="production", {labels}, {sent}}}', values
+
+
 def test_change_is_relative_to_same_day_of_last_week(check: PanelChecker) -> None:
     """The last day and week are compared with those before: half of the day is a decrease, twice an increase."""
     half, twice = total("0+25x431 10787.5+12.5x48"), total("0+25x431 10825+50x48")
@@ -148,12 +154,6 @@ def test_settled_hour_is_compared_with_current_baseline_only(check: PanelChecker
 
 def test_campaigns_of_one_name_are_distinguished(check: PanelChecker) -> None:
     """Campaigns with the same name, or without a known name, have a row each; their variations are summed."""
-    sent = 'channel="email", variation="A", stat="sent", job="braze", instance="a"'
-
-    def messages(labels: str, variation: str, values: str, measure: str = "daily_settled") -> Series:
-        family = f"braze_campaign_messages_{measure}"
-        return f'{family}{{workspace="production", {labels}, variation_id="{variation}", {sent}}}', values
-
     same = [f'campaign_id="{ident}", campaign="Win-back"' for ident in ("1", "2")]
     unnamed = 'campaign_id="3"'
     check(
@@ -178,6 +178,21 @@ def test_campaigns_of_one_name_are_distinguished(check: PanelChecker) -> None:
     kind = '{kind="Messages sent", workspace="production"}'
     fresh = [messages(same[0], variation, "1x100") for variation in "ab"]
     check("50h", [*counters, *fresh], {(TOTALS, "A"): [(kind, 48 * 5 + 30.0)]})
+
+
+def test_renamed_campaign_continues_its_counter(check: PanelChecker) -> None:
+    """A new name of a campaign or of a variation continues the counter, except of a variation without an id."""
+    old, new = ('campaign_id="1", campaign="Old"', 'campaign_id="1", campaign="New"')
+    counters = [
+        messages(old, "a", "0+5x80 stale", "total"),
+        messages(new, "a", "_x81 405+5x20", "total", "B"),
+        *(messages(new, "", "0+7x100", "total", name) for name in "CD"),
+    ]
+    fresh = [messages(old, "a", "1x80 stale"), messages(new, "a", "_x81 1x20", name="B")]
+    kind = '{kind="Messages sent", workspace="production"}'
+    check("50h", [*counters, *fresh], {(TOTALS, "A"): [(kind, 48 * (5 + 7 + 7.0))]})
+    by_channel = ("Campaigns: messages by channel, settled day", "A")
+    check("42h", fresh, {by_channel: [('{workspace="production", channel="email"}', 1.0)]})
 
 
 def test_query_without_success_has_no_age(check: PanelChecker) -> None:
