@@ -16,6 +16,8 @@ from braze_exporter.scheduler.plan import Plan
 
 # The ids that may follow the name in the label of a segment, to distinguish segments with the same name.
 _ID_SUFFIXES = r"( \([0-9A-Fa-f-]{36}\))*"
+# Matches the empty label of a query of all subjects together.
+_NO_SUBJECT = "()"
 
 
 def selector_queries(plan: Plan) -> Iterator[tuple[Query, Entry]]:
@@ -28,9 +30,8 @@ def selector_queries(plan: Plan) -> Iterator[tuple[Query, Entry]]:
     for query in plan.queries:
         is_by_id = query.kind.is_identified_by_id
         known = ids if is_by_id else before
-        known.setdefault(_group_key(query), []).append(
-            re.escape(normalize_id(query.subject_id) if is_by_id else query.subject)
-        )
+        subject = normalize_id(query.subject_id) if is_by_id else query.subject
+        known.setdefault(_group_key(query), []).append(re.escape(subject) or _NO_SUBJECT)
     for selector in plan.selectors:
         for query in selector.queries:
             expression = _subject_regex(query, selector.entry)

@@ -84,6 +84,14 @@ def test_event_is_alerted_by_its_own_entry(tmp_path: Path) -> None:
     scenario.check(tmp_path)
 
 
+def test_purchases_of_all_products_are_no_product(tmp_path: Path) -> None:
+    """The alerts of a regex for products are not for the query of all products together, whose product is empty."""
+    all_together = samples("purchases", unit="hour", settled=5)
+    product = samples("purchases_by_product", 'product="Mug"', kind="purchases", unit="hour", settled=5)
+    sections = "    purchases: [{unit: hour}, {regex: '.*', alerts: {below: 1}}]\n"
+    Scenario(config(sections), healthy() | all_together | product, silent=range(0, 120, 5), step=5).check(tmp_path)
+
+
 def stale_list(name: str, since: str) -> ExpectedAlert:
     """Return the expected alert for a list whose fetches fail."""
     labels = {**LABELS, "list": name}
