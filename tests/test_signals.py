@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pytest
 from recorded_counts import RecordedCounts
-from support import KEY, free_port, running_braze, wait_until, workspace_yaml, write_file
+from support import KEY, Program, free_port, running_braze, wait_until, workspace_yaml, write_file
+
+from braze_exporter.state.lock_file import lock_path
 
 # The exit codes that a shell shows for a signal. The program returns them itself, because as process 1 it would not be
 # killed.
@@ -236,30 +238,32 @@ def test_many_signals_write_one_line(silent_server: tuple[str, threading.Event],
     assert (out, err) == ("", stop_message(signal.Signals(process.returncode - 128)))
 
 
-@pytest.mark.parametrize("name", sorted(SERVING))
-def test_many_signals_end_exporter_with_0(tmp_path: Path, name: str) -> None:
-    """Further signals during the shutdown change nothing."""
+def test_many_signals_end_exporter_with_0(tmp_path: Path) -> None:
+    """Further signals change nothing, also during the last write. The full pipe delays the end until all are sent."""
+    state = tmp_path / "state.sqlite"
     with running_braze(RecordedCounts(events=["purchase"])) as (_, server):
-        extra_yaml = f"state_file: {tmp_path / 'state.sqlite'}\n"
-        config = write_file(
-            tmp_path / "config.yaml", workspace_yaml(server.url, "{event: purchase}", extra_yaml=extra_yaml)
-        )
+        text = workspace_yaml(server.url, "{event: purchase}", extra_yaml=f"state_file: {state}\n")
+        config = write_file(tmp_path / "config.yaml", text)
         port = free_port()
-        arguments = [name, f"--web.listen-address=127.0.0.1:{port}"]
-        with started(*arguments, *([f"--config.file={config}"] if name == "serve" else [])) as process:
-            wait_until(lambda: accepts_connections(port), "the exporter accepts connections")
-            for _ in range(200):
-                process.send_signal(signal.SIGTERM)
-                process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=5)
-    assert process.returncode == 0
-    assert "Traceback" not in err
+        arguments = ["serve", f"--config.file={config}", f"--web.listen-address=127.0.0.1:{port}"]
+        with full_pipe() as (_, theirs), started(*arguments, stderr=theirs) as process:
+            os.write(theirs, bytes(4_096))
+            program = Program(process, port)
+            wait_until(lambda: program.is_responding("/-/ready"), "the exporter is ready")
+            with lock_path(state).open() as lock:
+                while is_locked(lock.fileno()):
+                    process.send_signal(signal.SIGTERM)
+                    process.send_signal(signal.SIGINT)
+            assert process.wait(5) == 0
 
 
-def accepts_connections(port: int) -> bool:
-    """Return whether a port accepts connections."""
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
+def is_locked(file: int) -> bool:
+    """Return whether another process has locked a file."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
 
 
 def test_command_resolving_a_name_is_stopped(tmp_path: Path) -> None:

@@ -246,12 +246,29 @@ def serve(application: Application, listeners: Sequence[socket.socket]) -> None:
 
 
 async def _serve(application: Application, listeners: Sequence[socket.socket]) -> None:
-    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
     acceptor = Acceptor(
         listeners, application, lambda: application.access.config.tls if application.access is not None else None
     )
-    await stopped.wait()
-    loop.run_in_executor(None, application.exporter.stop_fetching)  # in a thread, since it may wait for locks
+    await _wait_for_stop()
+    # In a thread, since it may wait for locks.
+    asyncio.get_running_loop().run_in_executor(None, application.exporter.stop_fetching)
     await acceptor.close(_SHUTDOWN_SECONDS)
+
+
+async def _wait_for_stop() -> None:
+    """Wait for SIGTERM or SIGINT. Further ones do nothing, so that they do not interrupt the last write of the state.
+
+    The signal handlers of an event loop end with the loop, which is before that write.
+    """
+    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        writer.setblocking(False)  # noqa: FBT003 - the only argument
+        # The system may deliver a signal to another thread. The byte that it then writes wakes the loop.
+        loop.add_reader(reader, reader.recv, 1)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stopped.set())
+        await stopped.wait()
+        signal.set_wakeup_fd(-1)
+        loop.remove_reader(reader)
