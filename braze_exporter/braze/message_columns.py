@@ -161,8 +161,6 @@ class MessageColumns:
 def _parse_stat(stat: str, column: Sequence[Any], holes: Container[int]) -> "array[float] | None":
     """Return the values of a column, or None if it is not a statistic. `holes` are the rows that should have it."""
     types = {*map(type, column)}
-    if types == {object}:
-        return None
     if not types <= {int, float, NoneType, object}:
         if types & {int, float}:
             raise invalid_response(f"{stat} is not a number")
