@@ -35,7 +35,6 @@ def saved_key(query: Query) -> tuple[int, str]:
 class SavedQueryRow(NamedTuple):
     """What the state file keeps of a query besides its series: the columns of the table `queries` after its key."""
 
-    added_at: float
     fetched_at: float
     next_at: float
     failures: int
@@ -57,7 +56,6 @@ def to_query_row(
     """
     response = query_state.response
     return SavedQueryRow(
-        query_state.added_at,
         wall,
         wall + query_state.next_at - monotonic,
         query_state.failures,
@@ -94,7 +92,6 @@ def restore_query_state(
     complete = tuple((float(start), float(end)) for start, end in saved_ranges)
     return QueryState(
         query,
-        saved.added_at,
         next_at=monotonic + wait,
         response=response,
         fetch_error=restore_error(saved.error),

@@ -40,17 +40,16 @@ class Refresh(Future[None]):
 class QueryState:
     """The state of one query. Only `Scheduler` changes it.
 
-    `added_at` is when the query was added to the plan, in seconds since the epoch. `next_at` is when it is fetched
-    next, in seconds of the monotonic clock. `response` is the last one with the newest buckets, or None before the
-    first. `fetch_error` is why the last fetch failed, or None if it succeeded. `circuit_error` is the 401 or 403 that
-    blocks all queries of the endpoint, or None. `in_flight` is true while the query is queued or being fetched.
-    `is_deferred` is true if it was due but not fetched because of rate limiting. `is_removed` is true if it is no
-    longer in the plan. `failures` is the number of consecutive transient failures. `history` is that of the baseline.
-    `refreshes` wait for the fetch in flight. `repair` chooses the buckets that the next fetch requests.
+    `next_at` is when it is fetched next, in seconds of the monotonic clock. `response` is the last one with the newest
+    buckets, or None before the first. `fetch_error` is why the last fetch failed, or None if it succeeded.
+    `circuit_error` is the 401 or 403 that blocks all queries of the endpoint, or None. `in_flight` is true while the
+    query is queued or being fetched. `is_deferred` is true if it was due but not fetched because of rate limiting.
+    `is_removed` is true if it is no longer in the plan. `failures` is the number of consecutive transient failures.
+    `history` is that of the baseline. `refreshes` wait for the fetch in flight. `repair` chooses the buckets that the
+    next fetch requests.
     """
 
     query: Query
-    added_at: float
     next_at: float
     response: Response | None = None
     fetch_error: BrazeError | None = None

@@ -123,7 +123,7 @@ class Scheduler:
     def _make_state(self, query: Query, query_state: QueryState | None) -> QueryState:
         """Update `query_state` for `query`, or create it if it is None."""
         now = self._clock.monotonic()
-        query_state = query_state or self._restore(query) or QueryState(query, self._clock.wall(), next_at=now)
+        query_state = query_state or self._restore(query) or QueryState(query, next_at=now)
         before = query_state.query
         if not query.baseline_weeks or (before.channels, before.stats) != (query.channels, query.stats):
             query_state.history = History()  # the baselines of other series are not known
@@ -268,8 +268,6 @@ class Scheduler:
         """Fetch the buckets of a query that are new or may have changed. Raises `BrazeError` if the fetch fails."""
         query, completed_at, now = query_state.query, query_state.repair.completed_at, self._clock.wall()
         since = completed_at if completed_at is not None else self._last_requested(query)
-        if since is None and query.baseline_weeks:
-            since = query_state.added_at  # the history covers the time before
         request = query_state.repair.next_request(query, fetch_length(query, since, now), now)
         query = replace(query, ending_at=request.ending_at)
         return client.fetch(query, request.length, permit.end, query_state.response)

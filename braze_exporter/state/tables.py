@@ -55,7 +55,6 @@ TABLES = (
         -- When each query is fetched next, and the times of its last response.
         id INTEGER PRIMARY KEY,      -- digest of the key
         key TEXT NOT NULL,           -- JSON list: the identity of the query
-        added_at REAL NOT NULL,      -- when the query was added to the plan
         fetched_at REAL NOT NULL,    -- when the row was last changed
         next_at REAL NOT NULL,       -- when the query is fetched next
         failures INTEGER NOT NULL,   -- number of consecutive transient failures

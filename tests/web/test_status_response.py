@@ -420,7 +420,7 @@ def test_every_reason_has_a_message() -> None:
     query = Query("production", CUSTOM_EVENTS, Unit.HOUR, "purchase")
     texts = set()
     for reason in Reason:
-        entry = QueryState(query, NOW, 0.0, fetch_error=BrazeError(reason, f"the {reason}: teapot"))
+        entry = QueryState(query, 0.0, fetch_error=BrazeError(reason, f"the {reason}: teapot"))
         texts.add(status_messages.query_message(entry, QueryStatus.FAILED, None, str))
     assert len(texts) == len(Reason)
     assert all(text.startswith("failed: ") and "{" not in text for text in texts)
