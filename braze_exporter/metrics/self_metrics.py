@@ -3,6 +3,7 @@
 import platform
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -55,6 +56,8 @@ _DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 # From the usual refresh interval to a few days, the reasonable range of `settle`.
 _REVISION_BUCKETS = (600, 1_200, 1_800, 3_600, 7_200, 14_400, 28_800, 86_400, 172_800, 345_600)
 
+M = TypeVar("M", Counter, Gauge, Histogram)
+
 
 class _Registry(CollectorRegistry):
     """A registry whose pages contain only families with samples."""
@@ -76,43 +79,27 @@ class SelfMetrics:
         self.kinds: tuple[tuple[str, SeriesKind], ...] = ()
         disable_created_metrics()
         self._registry = _Registry()
-        self._requests = self._counter(REQUESTS)
-        self._requests_failed = self._counter(REQUESTS_FAILED)
-        self._duration = Histogram(
-            DURATION.name, DURATION.help, DURATION.labels, buckets=_DURATION_BUCKETS, registry=self._registry
+        self._workspace_metrics: list[Counter | Gauge | Histogram] = []
+        self._requests = self._make(Counter, REQUESTS)
+        self._requests_failed = self._make(Counter, REQUESTS_FAILED)
+        self._duration = self._make(Histogram, DURATION, buckets=_DURATION_BUCKETS)
+        self._deferred = self._make(Counter, DEFERRED)
+        self._rate_limit = self._make(Gauge, RATE_LIMIT)
+        self._rate_limit_remaining = self._make(Gauge, RATE_LIMIT_REMAINING)
+        self._rate_limit_reset = self._make(Gauge, RATE_LIMIT_RESET)
+        self._revision_delay = self._make(Histogram, REVISION_DELAY, buckets=_REVISION_BUCKETS)
+        self._timezone_mismatch = self._make(Gauge, TIMEZONE_MISMATCH)
+        self._discovery = tuple(
+            self._make(Gauge, family) for family in (DISCOVERY_ITEMS, DISCOVERY_MATCHED, DISCOVERY_SKIPPED)
         )
-        self._deferred = self._counter(DEFERRED)
-        self._rate_limit = self._gauge(RATE_LIMIT)
-        self._rate_limit_remaining = self._gauge(RATE_LIMIT_REMAINING)
-        self._rate_limit_reset = self._gauge(RATE_LIMIT_RESET)
-        self._revision_delay = Histogram(
-            REVISION_DELAY.name,
-            REVISION_DELAY.help,
-            REVISION_DELAY.labels,
-            buckets=_REVISION_BUCKETS,
-            registry=self._registry,
-        )
-        self._timezone_mismatch = self._gauge(TIMEZONE_MISMATCH)
-        self._discovery = tuple(map(self._gauge, (DISCOVERY_ITEMS, DISCOVERY_MATCHED, DISCOVERY_SKIPPED)))
-        self._list_read, self._list_suspect = self._gauge(LIST_LAST_SUCCESS), self._gauge(LIST_SUSPECT)
+        self._list_read, self._list_suspect = self._make(Gauge, LIST_LAST_SUCCESS), self._make(Gauge, LIST_SUSPECT)
         self._shown_labels: set[tuple[Gauge, tuple[str, ...]]] = set()
-        self._workspace_metrics = (
-            self._requests,
-            self._requests_failed,
-            self._duration,
-            self._deferred,
-            self._rate_limit,
-            self._rate_limit_remaining,
-            self._rate_limit_reset,
-            self._revision_delay,
-            self._timezone_mismatch,
-        )
-        self._scrapes_incomplete = self._counter(SCRAPES_INCOMPLETE)
-        self._state_write_failures = self._counter(STATE_WRITE_FAILURES)
-        self._reload_successful = self._gauge(RELOAD_SUCCESSFUL)
-        self._reload_success_time = self._gauge(RELOAD_SUCCESS_TIME)
-        self._budget_reserve = self._gauge(BUDGET_RESERVE)
-        self._gauge(BUILD_INFO).labels(version, revision, platform.python_version()).set(1)
+        self._scrapes_incomplete = self._make(Counter, SCRAPES_INCOMPLETE)
+        self._state_write_failures = self._make(Counter, STATE_WRITE_FAILURES)
+        self._reload_successful = self._make(Gauge, RELOAD_SUCCESSFUL)
+        self._reload_success_time = self._make(Gauge, RELOAD_SUCCESS_TIME)
+        self._budget_reserve = self._make(Gauge, BUDGET_RESERVE)
+        self._make(Gauge, BUILD_INFO).labels(version, revision, platform.python_version()).set(1)
         ProcessCollector(registry=self._registry)
         self._lock = threading.Lock()  # of `_workspaces`, so that removed workspaces get no series
         self._workspaces: set[str] = set()
@@ -206,11 +193,12 @@ class SelfMetrics:
             for openmetrics in (False, True)
         }
 
-    def _counter(self, family: Family) -> Counter:
-        return Counter(family.name, family.help, family.labels, registry=self._registry)
-
-    def _gauge(self, family: Family) -> Gauge:
-        return Gauge(family.name, family.help, family.labels, registry=self._registry)
+    def _make(self, metric_type: type[M], family: Family, **options: Any) -> M:  # noqa: ANN401 - those of the type
+        """Return the metric of a family, and register it. `_workspace_metrics` has those of a workspace."""
+        metric = metric_type(family.name, family.help, family.labels, registry=self._registry, **options)
+        if "workspace" in family.labels:
+            self._workspace_metrics.append(metric)
+        return metric
 
     def count_call(self, call: CallEvent) -> None:
         """Count a call and record the rate limit of its response, if its workspace is still in the plan."""
