@@ -143,7 +143,9 @@ class Collector:
         query = query_state.query
         newest = response if response is query_state.response else None
         if newest is not None:
-            self._update_self_metrics(query, newest, previous)
+            for delay in revision_delays(query, previous, newest) if previous is not None else ():
+                self._self_metrics.observe_revision(query, delay)
+            self._update_timezone(query, newest)
         if response is not None and query_state in self._counter_sources:
             self._record_in_counters(query, response)
         with self._lock:
@@ -190,12 +192,6 @@ class Collector:
         row.remove_unreachable_series(oldest)
         kept = {row.series_key(series_row.series) for series_row in row.series.values()}
         self._counters.remove_unreachable(query.counter_key, kept, oldest)
-
-    def _update_self_metrics(self, query: Query, response: Response, previous: Response | None) -> None:
-        """Update the self-metrics for revision delays and time zone mismatches."""
-        for delay in revision_delays(query, previous, response) if previous is not None else ():
-            self._self_metrics.observe_revision(query, delay)
-        self._update_timezone(query, response)
 
     def _update_timezone(self, query: Query, response: Response) -> None:
         mismatch = is_timezone_mismatch(query, response)
