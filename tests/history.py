@@ -15,7 +15,7 @@ from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator import demo_config
 from braze_exporter.simulator.demo_config import KEY, KEY_VARIABLE, ZONE
-from braze_exporter.simulator.traffic import DEMO, Counts, Traffic
+from braze_exporter.simulator.traffic import SHOP_APPS, SHOP_EVENTS, Counts, Traffic
 
 
 class Release:
@@ -23,8 +23,8 @@ class Release:
 
     def __init__(self, event: str, at: float) -> None:
         """Rename `event` at `at`, the start of an hour as Unix time."""
-        self._base = Traffic(1, ZONE, DEMO.events)
-        self._app = DEMO.apps["ios"]
+        self._base = Traffic(1, ZONE, SHOP_EVENTS)
+        self._app = SHOP_APPS["ios"]
         self._event = event
         self._at = at
 

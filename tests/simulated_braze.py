@@ -13,7 +13,7 @@ from wsgi_server import status_phrase
 from braze_exporter.simulator.demo_config import KEY, ZONE
 from braze_exporter.simulator.inventory import SHOP_INVENTORY
 from braze_exporter.simulator.request import Request
-from braze_exporter.simulator.traffic import DEMO, Traffic
+from braze_exporter.simulator.traffic import SHOP_APPS, SHOP_EVENTS, SHOP_SEGMENTS, SHOP_SERIES, Traffic
 
 
 class FaultInjectingBraze(VariableBraze):
@@ -93,11 +93,11 @@ def build_demo_braze_with_faults(
     """Return the simulated Braze of the demo: a shop with all kinds of data."""
     return FaultInjectingBraze(
         key=KEY,
-        traffic=Traffic(1, ZONE, DEMO.events),
-        series_counts=Traffic(1, ZONE, DEMO.series_shapes),
+        traffic=Traffic(1, ZONE, SHOP_EVENTS),
+        series_counts=Traffic(1, ZONE, SHOP_SERIES),
         inventory=SHOP_INVENTORY,
-        apps=DEMO.apps.values(),
-        segments=DEMO.segments.values(),
+        apps=SHOP_APPS.values(),
+        segments=SHOP_SEGMENTS.values(),
         clock=clock,
         zone=ZONE,
         unknown_event=unknown_event,

@@ -39,7 +39,7 @@ from braze_exporter.config.loading import load_config
 from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator.inventory import SHOP_INVENTORY
-from braze_exporter.simulator.traffic import DEMO, Counts, Traffic, TrafficShape
+from braze_exporter.simulator.traffic import SHOP_SERIES, Counts, Traffic, TrafficShape
 from braze_exporter.state.state_file import open_state_file
 from braze_exporter.web.status_response import read_status_response
 
@@ -88,7 +88,7 @@ def restarts(path: Path, traffic: Counts | None = None) -> Iterator[Restarts]:
     clock = Clock()
     with running_braze(traffic or two_events(), clock) as (braze, server):
         braze.inventory = SHOP_INVENTORY
-        braze.series_counts = Traffic(1, NEW_YORK, DEMO.series_shapes)
+        braze.series_counts = Traffic(1, NEW_YORK, SHOP_SERIES)
         yield Restarts(clock, server, braze, path / "state.sqlite")
 
 

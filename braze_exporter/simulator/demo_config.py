@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 from braze_exporter.simulator.application import SimulatedBraze
 from braze_exporter.simulator.inventory import SHOP_INVENTORY, Campaign, Canvas
-from braze_exporter.simulator.traffic import DEMO, Traffic
+from braze_exporter.simulator.traffic import SHOP_APPS, SHOP_EVENTS, SHOP_SEGMENTS, SHOP_SERIES, Traffic
 
 # Not a secret: only the simulated Braze accepts this key.
 KEY = "0d1e2f30-demo-demo-demo-5a6b7c8d9eaf"
@@ -17,11 +17,11 @@ def build_demo_braze(clock: Callable[[], float]) -> SimulatedBraze:
     """Return the simulated Braze of the demo: an online shop with data for every endpoint."""
     return SimulatedBraze(
         key=KEY,
-        traffic=Traffic(1, ZONE, DEMO.events),
-        series_counts=Traffic(1, ZONE, DEMO.series_shapes),
+        traffic=Traffic(1, ZONE, SHOP_EVENTS),
+        series_counts=Traffic(1, ZONE, SHOP_SERIES),
         inventory=SHOP_INVENTORY,
-        apps=DEMO.apps.values(),
-        segments=DEMO.segments.values(),
+        apps=SHOP_APPS.values(),
+        segments=SHOP_SEGMENTS.values(),
         clock=clock,
         zone=ZONE,
     )
@@ -29,8 +29,8 @@ def build_demo_braze(clock: Callable[[], float]) -> SimulatedBraze:
 
 def build_config(url: str) -> str:
     """Return the YAML of a config for the simulated Braze at `url`, with the API key in the variable `KEY_VARIABLE`."""
-    apps = "".join(f"\n      {name}: {app_id}" for name, app_id in DEMO.apps.items())
-    segments = "".join(f"\n      {name}: {segment_id}" for name, segment_id in DEMO.segments.items())
+    apps = "".join(f"\n      {name}: {app_id}" for name, app_id in SHOP_APPS.items())
+    segments = "".join(f"\n      {name}: {segment_id}" for name, segment_id in SHOP_SEGMENTS.items())
     return f"""\
 workspaces:
   - name: demo

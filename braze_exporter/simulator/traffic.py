@@ -126,19 +126,6 @@ class Traffic:
         return first / 2**24, second / 2**24, third / 2**24
 
 
-@dataclass(frozen=True, slots=True)
-class DemoWorkspace:
-    """A fictional company: its events, apps and segments (both map names to ids).
-
-    `series_shapes` are the volumes of the other series by the names that `simulator.series` lists.
-    """
-
-    events: Mapping[str, TrafficShape]
-    series_shapes: Mapping[str, TrafficShape]
-    apps: Mapping[str, str]
-    segments: Mapping[str, str]
-
-
 _IOS, _ANDROID = "5f3a9c1e-7d42-4b86-9e0f-2c61d8a4b793", "c8e17b50-26f9-4d3a-b1c4-90a7e5d2f618"
 _MOBILE = {_IOS: 0.58, _ANDROID: 0.42}
 _ALL_PLATFORMS = {_IOS: 0.44, _ANDROID: 0.31}
@@ -146,35 +133,35 @@ _FEW_VIPS, _MORE_VIPS = {VIP_SEGMENT_ID: 0.06}, {VIP_SEGMENT_ID: 0.19}
 
 # An online shop: busy evenings and weekends, a funnel of five events, and a rare event with empty hours at night. The
 # columns are the fields of `TrafficShape`, in this order.
-DEMO = DemoWorkspace(
-    events={
-        "app_opened": TrafficShape(5_200, 20, 0.08, 1.15, _MOBILE, _FEW_VIPS),
-        "product_viewed": TrafficShape(9_400, 20, 0.06, 1.25, _ALL_PLATFORMS, _FEW_VIPS),
-        "added_to_cart": TrafficShape(1_350, 21, 0.05, 1.2, _ALL_PLATFORMS, _MORE_VIPS),
-        "checkout_started": TrafficShape(610, 21, 0.05, 1.1, _ALL_PLATFORMS, _MORE_VIPS),
-        "purchase_completed": TrafficShape(390, 21, 0.05, 1.1, _ALL_PLATFORMS, _MORE_VIPS, 0.05),
-        "newsletter_signup": TrafficShape(7, 12, 0.02, 0.6, _ALL_PLATFORMS, _FEW_VIPS),
+SHOP_EVENTS: Mapping[str, TrafficShape] = {
+    "app_opened": TrafficShape(5_200, 20, 0.08, 1.15, _MOBILE, _FEW_VIPS),
+    "product_viewed": TrafficShape(9_400, 20, 0.06, 1.25, _ALL_PLATFORMS, _FEW_VIPS),
+    "added_to_cart": TrafficShape(1_350, 21, 0.05, 1.2, _ALL_PLATFORMS, _MORE_VIPS),
+    "checkout_started": TrafficShape(610, 21, 0.05, 1.1, _ALL_PLATFORMS, _MORE_VIPS),
+    "purchase_completed": TrafficShape(390, 21, 0.05, 1.1, _ALL_PLATFORMS, _MORE_VIPS, 0.05),
+    "newsletter_signup": TrafficShape(7, 12, 0.02, 0.6, _ALL_PLATFORMS, _FEW_VIPS),
+}
+# The other series, by the names that `simulator.series` lists.
+SHOP_SERIES: Mapping[str, TrafficShape] = {
+    "sessions": TrafficShape(6_100, 20, 0.07, 1.15, _MOBILE, _FEW_VIPS),
+    "purchases": TrafficShape(470, 21, 0.05, 1.1, _ALL_PLATFORMS),
+    "purchases/Gift card": TrafficShape(21, 18, 0.04, 1.4, _ALL_PLATFORMS),
+    "purchases/Beans: House blend, 1 kg": TrafficShape(96, 20, 0.05, 1, _ALL_PLATFORMS),
+    "revenue": TrafficShape(1_650_000, 21, 0.05, 1.1, _ALL_PLATFORMS),
+    f"segments/{VIP_SEGMENT_ID}": TrafficShape(12_400, night_share=1, late_share=0),
+    "new_users": TrafficShape(72, 20, 0.1, 1.2, _MOBILE),
+    "uninstalls": TrafficShape(31, 22, 0.3, 1, _MOBILE),
+    "daily_active_users": TrafficShape(2_900, 19, 0.1, 1.1, _MOBILE),
+    "monthly_active_users": TrafficShape(318_000, 20, 1, 1, _MOBILE, late_share=0),
+    **{
+        f"campaigns/{campaign.id}": TrafficShape(sent, 17, 0, 0.9)
+        for campaign, sent in zip(SHOP_INVENTORY.campaigns, (70, 480, 310, 0, 40, 55, 2_100, 90), strict=True)
     },
-    series_shapes={
-        "sessions": TrafficShape(6_100, 20, 0.07, 1.15, _MOBILE, _FEW_VIPS),
-        "purchases": TrafficShape(470, 21, 0.05, 1.1, _ALL_PLATFORMS),
-        "purchases/Gift card": TrafficShape(21, 18, 0.04, 1.4, _ALL_PLATFORMS),
-        "purchases/Beans: House blend, 1 kg": TrafficShape(96, 20, 0.05, 1, _ALL_PLATFORMS),
-        "revenue": TrafficShape(1_650_000, 21, 0.05, 1.1, _ALL_PLATFORMS),
-        f"segments/{VIP_SEGMENT_ID}": TrafficShape(12_400, night_share=1, late_share=0),
-        "new_users": TrafficShape(72, 20, 0.1, 1.2, _MOBILE),
-        "uninstalls": TrafficShape(31, 22, 0.3, 1, _MOBILE),
-        "daily_active_users": TrafficShape(2_900, 19, 0.1, 1.1, _MOBILE),
-        "monthly_active_users": TrafficShape(318_000, 20, 1, 1, _MOBILE, late_share=0),
-        **{
-            f"campaigns/{campaign.id}": TrafficShape(sent, 17, 0, 0.9)
-            for campaign, sent in zip(SHOP_INVENTORY.campaigns, (70, 480, 310, 0, 40, 55, 2_100, 90), strict=True)
-        },
-        **{
-            f"canvases/{canvas.id}": TrafficShape(entries)
-            for canvas, entries in zip(SHOP_INVENTORY.canvases, (68, 290, 410, 0), strict=True)
-        },
+    **{
+        f"canvases/{canvas.id}": TrafficShape(entries)
+        for canvas, entries in zip(SHOP_INVENTORY.canvases, (68, 290, 410, 0), strict=True)
     },
-    apps={"ios": _IOS, "android": _ANDROID},
-    segments={"vip": VIP_SEGMENT_ID},
-)
+}
+# The ids of the apps and segments by name.
+SHOP_APPS = {"ios": _IOS, "android": _ANDROID}
+SHOP_SEGMENTS = {"vip": VIP_SEGMENT_ID}

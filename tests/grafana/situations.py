@@ -31,7 +31,7 @@ from braze_exporter.scheduler.plan import Plan, build_plan
 from braze_exporter.simulator import demo_config
 from braze_exporter.simulator.demo_config import KEY, KEY_VARIABLE, ZONE
 from braze_exporter.simulator.inventory import SHOP_INVENTORY, Campaign
-from braze_exporter.simulator.traffic import DEMO, Traffic, TrafficShape
+from braze_exporter.simulator.traffic import SHOP_EVENTS, SHOP_SERIES, Traffic, TrafficShape
 
 STEP = 300
 DAY = 24 * HOUR
@@ -137,14 +137,14 @@ def make_braze(clock: Clock, *, has_all_kinds: bool) -> FaultInjectingBraze:
         )
         braze.inventory = replace(SHOP_INVENTORY, campaigns=(*SHOP_INVENTORY.campaigns, *more))
         shapes = {f"campaigns/{item.id}": TrafficShape(5 + 7 * index, night_share=0) for index, item in enumerate(more)}
-        braze.series_counts = Traffic(1, ZONE, {**DEMO.series_shapes, **shapes})
+        braze.series_counts = Traffic(1, ZONE, {**SHOP_SERIES, **shapes})
     return braze
 
 
 def scrape(clock: Clock, end: float, *, has_all_kinds: bool) -> Iterator[tuple[float, MetricsPage]]:
     """Yield the pages of an exporter of two workspaces from `START` to `end`: hourly, then every `STEP` seconds."""
     production, europe = make_braze(clock, has_all_kinds=has_all_kinds), make_braze(clock, has_all_kinds=False)
-    europe.traffic = Traffic(2, ZONE, DEMO.events)
+    europe.traffic = Traffic(2, ZONE, SHOP_EVENTS)
     with ExitStack() as stack:
         urls = [stack.enter_context(serve(braze)).url for braze in (production, europe)]
         session = stack.enter_context(contextlib.closing(transport.open_session(10)))

@@ -12,7 +12,7 @@ from simulated_braze import FaultInjectingBraze
 from wsgi_server import Server
 
 from braze_exporter.simulator.inventory import SHOP_INVENTORY, Campaign, Canvas, Inventory, Segment
-from braze_exporter.simulator.traffic import DEMO
+from braze_exporter.simulator.traffic import SHOP_SEGMENTS
 
 Get = Callable[..., requests.Response]
 
@@ -230,4 +230,4 @@ def test_demo_inventory_is_plausible() -> None:
         == {True, False}
     )
     assert any(None in item.tags for item in inventory.segments)
-    assert DEMO.segments["vip"] in {item.id for item in inventory.segments}
+    assert SHOP_SEGMENTS["vip"] in {item.id for item in inventory.segments}

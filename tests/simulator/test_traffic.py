@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
 
-from braze_exporter.simulator.traffic import DEMO, Traffic, TrafficShape
+from braze_exporter.simulator.traffic import SHOP_APPS, SHOP_EVENTS, SHOP_SEGMENTS, Traffic, TrafficShape
 
 HOUR = 3_600
 MONDAY = datetime(2024, 10, 14, tzinfo=UTC)
 NEW_YORK = ZoneInfo("America/New_York")
-TRAFFIC = Traffic(7, NEW_YORK, DEMO.events)
-IOS, ANDROID, VIP = DEMO.apps["ios"], DEMO.apps["android"], DEMO.segments["vip"]
+TRAFFIC = Traffic(7, NEW_YORK, SHOP_EVENTS)
+IOS, ANDROID, VIP = SHOP_APPS["ios"], SHOP_APPS["android"], SHOP_SEGMENTS["vip"]
 
-events = st.sampled_from(sorted(DEMO.events))
+events = st.sampled_from(sorted(SHOP_EVENTS))
 hours = st.integers(min_value=450_000, max_value=520_000).map(lambda number: number * HOUR)
 ages = st.floats(min_value=-2 * HOUR, max_value=6 * HOUR)
 apps = st.sampled_from(["", IOS, ANDROID])
@@ -132,7 +132,7 @@ def test_same_seed_gives_same_counts() -> None:
     """Counts depend only on the seed."""
     day = [int(MONDAY.timestamp()) + n * HOUR for n in range(24)]
     first, second, other = (
-        [Traffic(seed, NEW_YORK, DEMO.events).count("app_opened", hour, 2e9) for hour in day] for seed in (7, 7, 8)
+        [Traffic(seed, NEW_YORK, SHOP_EVENTS).count("app_opened", hour, 2e9) for hour in day] for seed in (7, 7, 8)
     )
     assert first == second
     assert first != other
@@ -149,8 +149,8 @@ def test_unknown_names_are_never_counted() -> None:
 
 def test_demo_traffic_is_plausible() -> None:
     """The demo has six events, a narrowing funnel, UUIDs as ids, and a rare event that occurs only by day."""
-    assert len(DEMO.events) == 6
-    assert all(UUID(text) for text in (*DEMO.apps.values(), *DEMO.segments.values()))
+    assert len(SHOP_EVENTS) == 6
+    assert all(UUID(text) for text in (*SHOP_APPS.values(), *SHOP_SEGMENTS.values()))
     midnight = int(datetime(2024, 10, 14, tzinfo=NEW_YORK).timestamp())
     day = [midnight + n * HOUR for n in range(24)]
     funnel = [
@@ -187,7 +187,7 @@ def test_recorded_counts_override_base() -> None:
     traffic.set("new", hour, 1)
     assert traffic.count("app_opened", hour, 2e9) == 0
     assert traffic.count("app_opened", hour + HOUR, 2e9) == TRAFFIC.count("app_opened", hour + HOUR, 2e9)
-    assert traffic.events == {*DEMO.events, "new"}
+    assert traffic.events == {*SHOP_EVENTS, "new"}
 
 
 @settings(max_examples=25)
@@ -202,7 +202,7 @@ def test_recorded_counts_override_base() -> None:
 def test_day_is_sum_of_hours(call: Callable[..., Any], zone: ZoneInfo, day: date, clock: int) -> None:
     """A day counts the sum of the hours that start in it, whether finished or not, and across DST changes."""
     now = datetime(day.year, day.month, day.day, tzinfo=zone).timestamp() + clock
-    braze = FaultInjectingBraze(key="k", traffic=Traffic(3, zone, DEMO.events), clock=lambda: now, zone=zone)
+    braze = FaultInjectingBraze(key="k", traffic=Traffic(3, zone, SHOP_EVENTS), clock=lambda: now, zone=zone)
     days = call(braze, event="added_to_cart", length=2)["data"]
     sums = {row["time"]: 0 for row in days}
     for row in call(braze, event="added_to_cart", length=60, unit="hour")["data"]:
