@@ -115,14 +115,12 @@ def build_plan(config: Config) -> Plan:
         newest = newest_length(unit, _settle_seconds(settings, kind, entry.spec))
         if newest > max_length:
             text = f"is too long; Braze returns at most {max_length} {unit}s, so the maximum is"
-            path = (*entry.path, "settle") if entry.spec.settle else ("settle", unit)
-            problems.append((path, f"{text} {max_length - MARGIN_BUCKETS}{unit[0]}"))
+            problems.append((_setting_path(entry, "settle"), f"{text} {max_length - MARGIN_BUCKETS}{unit[0]}"))
             continue
         limit = (max_length - newest + 1) * unit.seconds
         if _refresh_seconds(settings, kind, entry.spec) >= limit:
             text = f"is too long; Braze returns at most {max_length} {unit}s, so counts would be lost; set less than"
-            path = (*entry.path, "refresh_interval") if entry.spec.refresh_interval else ("refresh_interval", unit)
-            problems.append((path, f"{text} {format_duration(limit)}"))
+            problems.append((_setting_path(entry, "refresh_interval"), f"{text} {format_duration(limit)}"))
     selector_entries, entries = [
         [planned_entry for planned_entry in entries if planned_entry[2].spec.is_selector is is_selector]
         for is_selector in (True, False)
@@ -179,15 +177,19 @@ def _raised_durations(settings: Settings, kind: SeriesKind, entry: LocatedEntry)
     spec, unit = entry.spec, entry.spec.query_spec.unit
     refresh, settle = _refresh_seconds(settings, kind, spec), _settle_seconds(settings, kind, spec)
     if refresh > (spec.refresh_interval or settings.refresh_interval.for_unit(unit)):
-        path = (*entry.path, "refresh_interval") if spec.refresh_interval else ("refresh_interval", unit.value)
-        yield path, f"is raised to {format_duration(refresh)} for {kind.section}, the minimum"
+        text = f"is raised to {format_duration(refresh)} for {kind.section}, the minimum"
+        yield _setting_path(entry, "refresh_interval"), text
     if settle > (spec.settle or settings.settle.for_unit(unit)):
-        path = (*entry.path, "settle") if spec.settle else ("settle", unit.value)
-        yield path, f"is raised to {format_duration(settle)} for {kind.section}, the minimum"
+        yield _setting_path(entry, "settle"), f"is raised to {format_duration(settle)} for {kind.section}, the minimum"
     max_age = _max_age_seconds(settings, spec, refresh)
     if max_age > (spec.max_age or settings.max_age):
         path = (*entry.path, "max_age") if spec.max_age else ("max_age",)
         yield path, f"is raised to {format_duration(max_age)} for {kind.section}, twice the refresh_interval"
+
+
+def _setting_path(entry: LocatedEntry, name: str) -> KeyPath:
+    """Return the path of a duration by unit: that in the entry, or that of all entries if it has none."""
+    return (*entry.path, name) if getattr(entry.spec, name) else (name, entry.spec.query_spec.unit.value)
 
 
 def _refresh_seconds(settings: Settings, kind: SeriesKind, entry: Entry) -> float:
