@@ -147,14 +147,10 @@ class _Writer:
 
     def _sample_lines(self, family: Family, row: _SeriesRow) -> Iterator[str]:
         """Yield the lines of a series."""
-        name = f"{family.name}{row.labels}"
-        for value, timestamp in self._counter_samples(row) if family.type == "counter" else self._gauge_samples(row):
+        samples = ((point.value, timestamp) for point, timestamp in self._select_points(row))
+        for value, timestamp in self._counter_samples(row) if family.type == "counter" else samples:
             self.summary.samples += 1
-            yield f"{name} {floatToGoString(value)} {_format_seconds(timestamp)}\n"
-
-    def _gauge_samples(self, row: _SeriesRow) -> Iterator[tuple[float, float]]:
-        """Yield the value and the time of the samples of a gauge, one per bucket."""
-        return ((point.value, timestamp) for point, timestamp in self._select_points(row))
+            yield f"{family.name}{row.labels} {floatToGoString(value)} {_format_seconds(timestamp)}\n"
 
     def _counter_samples(self, row: _SeriesRow) -> Iterator[tuple[float, float]]:
         """Yield the value and the time of the samples of a counter: first a 0, then one per bucket.
