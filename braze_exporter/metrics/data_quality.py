@@ -25,6 +25,7 @@ def revision_delays(query: Query, previous: Response, response: Response) -> Ite
     starts = bucket_starts(response.series)
     ends = [bucket_end(start, query.unit, query.zone) for start in starts]
     indexes = {start: index for index, start in enumerate(bucket_starts(previous.series))}
+    # The buckets that had ended, each with its index in both responses.
     ended = [
         (index, indexes[start])
         for index, (start, end) in enumerate(zip(starts, ends, strict=True))

@@ -48,7 +48,8 @@ class History:
     def next_chunk(self, query: Query, now: float, monotonic: float) -> Query | None:
         """Return the query for the newest missing chunk, or None if none is due.
 
-        `now` is in seconds since the epoch, `monotonic` in seconds of the monotonic clock.
+        `now` is in seconds since the epoch, `monotonic` in seconds of the monotonic clock. If none is due, `next_at` is
+        when one will be, or a time in the past if the history is complete.
         """
         if monotonic < self._retry_at:
             self.next_at = self._retry_at

@@ -74,7 +74,10 @@ class StateFile:
         return self._read(read_budgets)
 
     def _read(self, read: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Return the result of `read`: once what was read when the file was opened, unless it was written since."""
+        """Return the result of `read`.
+
+        The first call returns what was read when the file was opened, unless the file has been written since.
+        """
         result: _T = self._contents.pop(read) if read in self._contents else read(self._connection)
         return result
 
@@ -286,7 +289,7 @@ def _open(real: Path, deadline: Deadline, aliases: Aliases) -> tuple[sqlite3.Con
 def _prepare(connection: sqlite3.Connection, version: int, aliases: Aliases, contents: _Contents) -> None:
     """Create the tables in a new file, migrate a file of schema 1, and check that everything can be read.
 
-    The `contents` are added to an empty dict.
+    `contents` is an empty dict. It gets the results of the functions that read the file.
 
     Raises `DamagedError` if an existing file fails a check or cannot be migrated.
     """
