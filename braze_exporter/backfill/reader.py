@@ -23,7 +23,7 @@ from braze_exporter.scheduler.circuit_breaker import BreakerCall, CircuitBreaker
 from braze_exporter.scheduler.clients import WorkspaceClient
 from braze_exporter.scheduler.endpoints import EndpointKey
 from braze_exporter.scheduler.key_state import AUTH_REASONS
-from braze_exporter.scheduler.rate_limiter import PauseReason, Priority
+from braze_exporter.scheduler.rate_limiter import PAUSE_TEXTS, PauseReason, Priority
 from braze_exporter.scheduler.repair import first_start, halve_length
 from braze_exporter.scheduler.worker_pool import Job, WorkerPool
 
@@ -36,11 +36,6 @@ MAX_FAILURES = 12
 _PERMANENT_REASONS = {Reason.BAD_REQUEST, Reason.NOT_FOUND, Reason.INVALID_RESPONSE, Reason.TOO_LARGE}
 # Errors that do not indicate an outage of Braze or the network.
 _RESPONSE_REASONS = {*_PERMANENT_REASONS, *AUTH_REASONS, Reason.RATE_LIMITED}
-# The pauses of the rate limiter that are shown.
-_PAUSE_TEXTS = {
-    PauseReason.RATE_LIMITED: "429 Too Many Requests",
-    PauseReason.RESERVE: "only budget.reserve is left",
-}
 # The number of jobs that are queued in memory per connection. A backfill can have millions.
 _QUEUED_PER_CONNECTION = 2
 
@@ -143,9 +138,9 @@ class Reader:
             for name, workspace in self._workspaces.items():
                 pauses = [(workspace.failure_detail, workspace.circuit_breaker.open_until - self._clock.monotonic())]
                 pauses += [
-                    (_PAUSE_TEXTS[pause.reason], pause.seconds)
+                    (PAUSE_TEXTS[pause.reason], pause.seconds)
                     for pause in workspace.admission.status().pauses.values()
-                    if pause.reason in _PAUSE_TEXTS
+                    if pause.reason is not PauseReason.BUDGET
                 ]
                 for reason, seconds in pauses:
                     if seconds > 0:

@@ -18,6 +18,7 @@ from braze_exporter.braze.query import Query
 from braze_exporter.scheduler.key_state import KEY_REJECTED_DETAIL
 from braze_exporter.scheduler.plan import Plan, SelectionResult
 from braze_exporter.scheduler.query_state import QueryState
+from braze_exporter.scheduler.rate_limiter import PAUSE_TEXTS, PauseReason
 
 # The number of queries of a workspace that are logged by name for each failure reason, and for failures of history.
 # Further ones are not, since the metrics show them.
@@ -145,9 +146,9 @@ class FetchLog:
         """Log if a pool pauses, or if the exporter's clock begins to differ from Braze's or agrees with it again."""
         if call.pause_seconds is not None:
             invalid = call.rate_limit.invalid_remaining
-            reason = f"X-RateLimit-Remaining is invalid: {invalid}" if invalid else "only budget.reserve is left"
+            reason = f"X-RateLimit-Remaining is invalid: {invalid}" if invalid else PAUSE_TEXTS[PauseReason.RESERVE]
             if call.reason is Reason.RATE_LIMITED:
-                reason = "429 Too Many Requests"
+                reason = PAUSE_TEXTS[PauseReason.RATE_LIMITED]
             fields = {
                 "workspace": call.workspace,
                 "pool": call.pool,

@@ -48,6 +48,14 @@ class PauseReason(Enum):
     BUDGET = "budget"
 
 
+# The reasons in messages.
+PAUSE_TEXTS = {
+    PauseReason.RATE_LIMITED: "429 Too Many Requests",
+    PauseReason.RESERVE: "only budget.reserve is left",
+    PauseReason.BUDGET: "budget.share is used up",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Pause:
     """A pause in the calls of a pool: its reason and the remaining seconds, infinite if the share is 0."""

@@ -16,7 +16,7 @@ from braze_exporter.metrics.self_families import QueryStatus
 from braze_exporter.scheduler.admission import LimiterStatus
 from braze_exporter.scheduler.key_state import AUTH_REASONS
 from braze_exporter.scheduler.query_state import QueryState
-from braze_exporter.scheduler.rate_limiter import Pause, PauseReason
+from braze_exporter.scheduler.rate_limiter import PAUSE_TEXTS, Pause, PauseReason
 
 # Times this close to a full minute are rounded to it.
 _CLOCK_TOLERANCE_SECONDS = 2.0
@@ -45,12 +45,6 @@ STATUS_LEVELS: Mapping[QueryStatus, Level] = {
     QueryStatus.DEFERRED: Level.WARNING,
     QueryStatus.PENDING: Level.PENDING,
     QueryStatus.UP: Level.OK,
-}
-
-_PAUSE_MESSAGES: Mapping[PauseReason, str] = {
-    PauseReason.RATE_LIMITED: "rate limit reached",
-    PauseReason.RESERVE: "reserve reached",
-    PauseReason.BUDGET: "budget used up",
 }
 
 
@@ -91,7 +85,7 @@ def query_message(
 
 
 def _pause_message(pause: Pause, format_time_in: TimeFormatter) -> str:
-    return f"{format_time_in(pause.seconds)} ({_PAUSE_MESSAGES[pause.reason]})"
+    return f"{format_time_in(pause.seconds)} ({PAUSE_TEXTS[pause.reason]})"
 
 
 def failure_message(error: BrazeError) -> str:

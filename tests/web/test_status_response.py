@@ -211,8 +211,8 @@ def spend_limit(exporter: ExporterRig) -> None:
 @pytest.mark.parametrize(
     ("problem", "first", "reason"),
     [
-        (rate_limited, "failed: 429 Too Many Requests, requests paused until 08:00", "rate limit reached"),
-        (spend_limit, "up", "reserve reached"),
+        (rate_limited, "failed: 429 Too Many Requests, requests paused until 08:00", "429 Too Many Requests"),
+        (spend_limit, "up", "only budget.reserve is left"),
     ],
 )
 def test_paused_pool_is_shown(problem: Callable[[ExporterRig], None], first: str, reason: str) -> None:
@@ -244,7 +244,7 @@ def test_spent_budget_is_shown() -> None:
             query for query in read_status_response(exporter.exporter)["queries"] if query["state"] == "deferred"
         ]
         assert len(waiting) == 2
-        assert {query["message"] for query in waiting} == {"deferred until 09:20 (budget used up)"}
+        assert {query["message"] for query in waiting} == {"deferred until 09:20 (budget.share is used up)"}
 
 
 def test_rejected_key_is_shown(exporter: ExporterRig) -> None:
@@ -487,7 +487,7 @@ def test_several_pauses_and_failures_are_shown() -> None:
     assert status_messages.workspace_messages(
         Counter({QueryStatus.UP: 2}), limiter_status, set(), lambda seconds: f"+{seconds:g}"
     ) == [
-        (status_messages.Level.WARNING, "Requests paused until +60 (reserve reached)."),
+        (status_messages.Level.WARNING, "Requests paused until +60 (only budget.reserve is left)."),
         (status_messages.Level.OK, "All 2 queries are up."),
     ]
 
