@@ -470,12 +470,12 @@ def make_series(
     return Series(head, tuple(start for start, _ in points), array("d", [value for _, value in points]))
 
 
-def run_program(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_program(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the program until it exits, with no environment variables but `environment` and those for coverage."""
     command = [sys.executable, "-m", "braze_exporter", *arguments]
     inherited = {name: value for name, value in os.environ.items() if name.startswith("COV")}
     return subprocess.run(  # noqa: S603 - our own program
-        command, capture_output=True, text=True, timeout=30, env={**inherited, **environment}, check=False
+        command, input=stdin, capture_output=True, text=True, timeout=30, env={**inherited, **environment}, check=False
     )
 
 

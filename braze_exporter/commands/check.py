@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from braze_exporter.commands.exit_codes import FAILURE, SUCCESS
 from braze_exporter.commands.plan import read_plan
 from braze_exporter.config.document import KeyPath, shorten
-from braze_exporter.config.loading import Config, read_config
+from braze_exporter.config.loading import Config, load_config
 from braze_exporter.config.plurals import pluralize
 from braze_exporter.scheduler.plan import Plan, build_plan, raised_settings
 from braze_exporter.scheduler.selectors import required_lists
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
         protections = " and ".join(read_web_config(options.web_config_file).protections)
         print(f"{options.web_config_file} is valid: {protections or 'neither TLS nor passwords'}")
-    return SUCCESS if not options.live or _check_live(options, environ) else FAILURE
+    return SUCCESS if not options.live or _check_live(config, options, environ) else FAILURE
 
 
 def _describe_permissions(plan: Plan, workspace: str) -> str:
@@ -99,13 +99,13 @@ def _check_state_file(config: Config) -> None:
         raise config.make_error([(("state_file",), str(error))]) from None
 
 
-def _check_live(options: argparse.Namespace, environ: Mapping[str, str]) -> bool:
-    """Run all queries of a config against Braze, and return whether there is no problem."""
+def _check_live(config: Config, options: argparse.Namespace, environ: Mapping[str, str]) -> bool:
+    """Read the API keys, run all queries of `config` against Braze, and return whether there is no problem."""
     from braze_exporter.commands import logs
     from braze_exporter.commands.check_live import check_live
     from braze_exporter.commands.context import command_context
 
     logs.configure_logging("error", "logfmt")  # `check_live` prints each failure once
-    config = read_config(options.config_file, environ)
+    config = load_config(config.text, config.source, environ)  # the file may be a pipe, which can be read only once
     with command_context(config, environ, options.on_stop) as ctx:
         return check_live(config, build_plan(config), ctx)

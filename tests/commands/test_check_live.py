@@ -211,6 +211,15 @@ def test_check_live_program_succeeds(tmp_path: Path) -> None:
         )
 
 
+def test_config_from_pipe_is_checked_live() -> None:
+    """The config may come from a pipe, which can be read only once."""
+    with running_braze(RecordedCounts(events=["purchase"])) as (_, server):
+        text = workspace_yaml(server.url, "{event: purchase}")
+        done = run_program("check", "--live", "--config.file=/dev/stdin", stdin=text, BRAZE_API_KEY=KEY)
+    assert done.stderr == ""
+    assert "production: 1 of 1 query succeeded" in done.stdout.splitlines()
+
+
 def test_missing_permission_is_reported_once(braze: CheckLiveRig) -> None:
     """A missing permission is one problem for all its queries; for a list it is only a note."""
     braze.braze.permissions = {"segments.list"}
