@@ -148,6 +148,19 @@ def _wait_for(command: "Future[object]") -> None:
     signal.set_wakeup_fd(-1)
 
 
+def _describe_environment(error: MemoryError | OSError | RuntimeError) -> str | None:
+    """Return the problem of the environment that caused `error`, with its fix, or None if the cause is another one."""
+    if getattr(error, "library", None) == "SSL":
+        reason = getattr(error, "reason", None)
+        return f"OpenSSL cannot be used ({reason}); check the file that the variable OPENSSL_CONF names"
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # from `os.getcwd`, for a relative path
+        return "the working directory was deleted; start the program in another one"
+    if isinstance(error, MemoryError) or getattr(error, "errno", str(error)) in _EXHAUSTED:
+        reason = getattr(error, "strerror", str(error)) or "out of memory"
+        return f"the system denies a resource ({reason}); raise the limits of memory, threads and open files"
+    return None
+
+
 def main() -> int:
     """Run the command in `sys.argv` and return the exit code.
 
@@ -188,10 +201,7 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes stdout at exit
         return fail(f"stdout cannot be written ({error}); redirect it to a file or a program that reads all of it")
     except (MemoryError, OSError, RuntimeError) as error:
-        if getattr(error, "library", None) == "SSL":
-            reason = getattr(error, "reason", None)
-            return fail(f"OpenSSL cannot be used ({reason}); check the file that the variable OPENSSL_CONF names")
-        if not isinstance(error, MemoryError) and getattr(error, "errno", str(error)) not in _EXHAUSTED:
+        problem = _describe_environment(error)
+        if problem is None:
             raise
-        reason = getattr(error, "strerror", str(error)) or "out of memory"
-        return fail(f"the system denies a resource ({reason}); raise the limits of memory, threads and open files")
+        return fail(problem)

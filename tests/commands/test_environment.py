@@ -1,4 +1,4 @@
-"""Test that environment variables that the libraries read change nothing."""
+"""Test unusual environments, and that environment variables that the libraries read change nothing."""
 
 import subprocess
 import sys
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from backfills import backfill_arguments
 from recorded_counts import RecordedCounts
 from support import KEY, Program, run_program, running_braze, workspace_yaml, write_file
 
@@ -80,6 +81,28 @@ def test_denied_thread_is_an_error(tmp_path: Path, command: str) -> None:
         check=False,
     )
     text = "the system denies a resource (can't start new thread); raise the limits of memory, threads and open files"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{text}\n")
+
+
+@pytest.mark.parametrize("command", ["serve", "check", "backfill"])
+def test_deleted_working_directory_is_an_error(tmp_path: Path, command: str) -> None:
+    """A relative path of a file to write gives one line if the working directory was deleted."""
+    text = workspace_yaml("https://rest.iad-01.braze.com", "{event: purchase}", extra_yaml="state_file: state.sqlite\n")
+    config = write_file(tmp_path / "config.yaml", text)
+    arguments = [command, f"--config.file={config}"]
+    if command == "backfill":
+        arguments = [*backfill_arguments(config, Path("h.om"), "2026-01-01", "2026-01-03")]
+    (tmp_path / "deleted").mkdir()
+    done = subprocess.run(  # noqa: S603 - our own program
+        ["/bin/sh", "-c", 'rmdir ../deleted && exec "$@"', "sh", sys.executable, "-m", "braze_exporter", *arguments],
+        cwd=tmp_path / "deleted",
+        env={"BRAZE_API_KEY": KEY},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    text = "the working directory was deleted; start the program in another one"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{text}\n")
 
 
