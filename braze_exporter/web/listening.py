@@ -15,7 +15,7 @@ class ListenError(Exception):
 
     def __init__(self, address: str, error: OSError) -> None:
         """Describe the `error` of listening on `address`."""
-        # asyncio and the resolver add text to `strerror`, and the resolver has its own error numbers.
+        # `socket.create_server` adds text to `strerror`, and the resolver has its own error numbers.
         reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
         super().__init__(f"cannot listen on {address} ({reason})")
 
@@ -34,9 +34,9 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def _is_encodable(host: str) -> bool:
-    """Return whether the resolver accepts a host name. It encodes names that are not ASCII."""
+    """Return whether the resolver, which encodes names, accepts `host`. It may be empty."""
     with contextlib.suppress(UnicodeError):
-        return host.isprintable() and (host.isascii() or bool(host.encode("idna")))
+        return host.isprintable() and (not host or bool(host.encode("idna")))
     return False
 
 
@@ -63,8 +63,10 @@ def _listen(address: str) -> socket.socket:
             except OSError as error:
                 if host or error.errno == errno.EADDRINUSE:
                     raise
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        # A name may have only IPv6 addresses. If it has both, the server listens on IPv4, as those of Go do.
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, *_, resolved = min(found, key=lambda item: item[0] != socket.AF_INET)
+        return socket.create_server(resolved, family=family, backlog=_BACKLOG)
     except OSError as error:
         raise ListenError(address, error) from None
 
