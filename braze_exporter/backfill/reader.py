@@ -280,8 +280,8 @@ class Reader:
             workspace.failures = 0
             return
         workspace.failures += 1
-        if workspace.failures == MAX_FAILURES:
-            raise BackfillError(f"{shorten(name)}: {MAX_FAILURES} attempts in a row failed: {error.detail}")
         pause_seconds = backoff_seconds(INITIAL_PAUSE_SECONDS, workspace.failures, MAX_PAUSE_SECONDS)
         workspace.circuit_breaker.open(self._clock.monotonic() + pause_seconds)
         workspace.failure_detail = error.detail
+        if workspace.failures == MAX_FAILURES:
+            raise BackfillError(f"{shorten(name)}: {MAX_FAILURES} attempts in a row failed: {error.detail}")

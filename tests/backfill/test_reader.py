@@ -325,6 +325,27 @@ def test_long_outage_ends_backfill_and_keeps_resume_file(tmp_path: Path) -> None
     assert "28 calls to make, 10 already completed" in backfill.progress_text
 
 
+def test_simultaneous_failures_count_once(tmp_path: Path) -> None:
+    """Calls that fail together are one failure. After the last of twelve failures in a row, no call is made."""
+
+    def fail_after_clear(exchange: Exchange) -> Reply:
+        transfer_faults.hold()(exchange)
+        return response_faults.status(503)(exchange)
+
+    with prepared_backfill(tmp_path, EVENT, silent_traffic(), START, END) as backfill:
+        backfill.braze.inject(transfer_faults.gzipped(), times=1)  # the first call is alone
+        backfill.braze.inject(fail_after_clear)
+        running = backfill.begin()
+        backfill.braze.wait_for(10)
+        backfill.braze.clear_faults()
+        backfill.braze.inject(response_faults.status(503))
+        # Before that, the clock may not advance: another call would begin.
+        wait_until(lambda: "paused until" in backfill.progress_text, "the progress shows the pause")
+        with pytest.raises(BackfillError, match="12 attempts in a row failed"):
+            running.end(step=30)
+        assert len(requested_calls(backfill)) == 10 + 11
+
+
 def test_rejected_key_ends_backfill_with_one_error_line(tmp_path: Path) -> None:
     """A rejected key ends the backfill without more requests, the key is not shown, and fetched data is kept."""
     clock = Clock()
