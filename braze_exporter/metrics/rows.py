@@ -148,7 +148,7 @@ class QueryRow:
             series_row.record_newest(series.newest_start)
             if series_row.baseline is None:
                 series_row.baseline = BaselineHistory(query)
-            points = series.points if is_history else series.points[:-1]
+            points = [point for point in series.points if is_history or point.start < series.starts[-1]]
             changed |= series_row.baseline.add(points, response.sent_at)
         if changed:
             self._shown = None

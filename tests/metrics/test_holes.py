@@ -646,6 +646,17 @@ def test_older_chunks_of_repair_are_used_for_baseline() -> None:
     assert missing == []
 
 
+def test_settled_bucket_before_holes_is_used_for_baseline() -> None:
+    """A settled bucket is used for the baseline a week later, even if all newer ones are holes for 33 hours."""
+    with running_exporter("{event: purchase, baseline: {weeks: 1}}", hours()) as exporter:
+        exporter.braze.inject(replace_counts(*range(-30, 3)))
+        exporter.scrape()
+        scrape_repeatedly(exporter, 10, 15 * HOUR)
+        page = scrape_repeatedly(exporter, 1, 17 * HOUR)
+        assert page.value(SETTLED_START) == CURRENT_HOUR + 165 * HOUR
+        assert page.value("braze_custom_events_hourly_baseline") == 103
+
+
 def test_oversized_baseline_history_is_read_in_halves() -> None:
     """History that is too large is fetched in shorter chunks, and the baseline is exposed."""
     recorded = RecordedCounts(events=["purchase"])
