@@ -23,7 +23,7 @@ class Reason(StrEnum):
     INVALID_RESPONSE = "invalid_response"
 
 
-_TRANSIENT_REASONS = {
+TRANSIENT_REASONS = {
     Reason.SERVER_ERROR,
     Reason.TIMEOUT,
     Reason.CONNECTION,
@@ -49,7 +49,7 @@ class BrazeError(Exception):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
-        self.is_transient = is_transient or reason in _TRANSIENT_REASONS
+        self.is_transient = is_transient or reason in TRANSIENT_REASONS
 
     def without_traceback(self) -> "BrazeError":
         """Return a copy without traceback.

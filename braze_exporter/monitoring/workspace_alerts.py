@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from braze_exporter.braze.errors import Reason
+from braze_exporter.braze.errors import TRANSIENT_REASONS, Reason
 from braze_exporter.braze.kinds import KINDS, SeriesKind, Unit
 from braze_exporter.braze.lists import LIST_ENDPOINTS, ListEndpoint
 from braze_exporter.braze.query import Query
@@ -13,6 +13,7 @@ from braze_exporter.metrics import self_families as metrics
 from braze_exporter.metrics.families import QUERY_LAST_SUCCESS, QUERY_MAX_AGE, Family
 from braze_exporter.metrics.promql import LabelRegex, format_number, max_by, select_series
 from braze_exporter.monitoring.kind_texts import name_template
+from braze_exporter.monitoring.query_alerts import max_result_age
 from braze_exporter.monitoring.query_expr import NAME_LABELS, QUERY_ID_LABELS
 from braze_exporter.monitoring.rule import DEFAULT_WAIT_SECONDS, SHORT_WAIT_SECONDS, Rule
 from braze_exporter.scheduler.plan import Plan
@@ -32,7 +33,8 @@ class Scope:
 
     `kinds` are the kinds of its queries. `lists` are the lists to alert on, empty for all. `has_subjects` is true if
     queries may name a subject that Braze lists, `has_selectors` if there may be selectors, and `has_days` if there may
-    be daily queries. `max_refresh_seconds` is the longest refresh interval of its queries.
+    be daily queries. `max_refresh_seconds` is the longest refresh interval of its queries. `max_success_age` is how old
+    the newest success may be, in seconds, or None if it is unknown.
     """
 
     workspace: str = ""
@@ -42,6 +44,7 @@ class Scope:
     has_selectors: bool = True
     has_days: bool = True
     max_refresh_seconds: float = 3_600.0  # that of uninstalls and monthly active users
+    max_success_age: float | None = None
 
     @property
     def labels(self) -> dict[str, str]:
@@ -72,6 +75,7 @@ class Scope:
 def workspace_scope(plan: Plan, queries: Sequence[Query]) -> Scope:
     """Return the scope of a workspace with these `queries`, those of its selectors included."""
     workspace = queries[0].workspace
+    named = [query for query in plan.queries if query.workspace == workspace]
     selectors = [selector for selector in plan.selectors if selector.workspace == workspace]
     lists = dict.fromkeys(
         selector.kind.list_endpoint for selector in selectors if selector.kind.list_endpoint is not None
@@ -80,10 +84,11 @@ def workspace_scope(plan: Plan, queries: Sequence[Query]) -> Scope:
         workspace,
         tuple(dict.fromkeys(query.kind for query in queries)),
         tuple(lists),
-        has_subjects=any(query.workspace == workspace and query.request_value for query in plan.queries),
+        has_subjects=any(query.request_value for query in named),
         has_selectors=bool(selectors),
         has_days=any(query.unit is Unit.DAY for query in queries),
         max_refresh_seconds=max(query.refresh_seconds for query in queries),
+        max_success_age=min(map(max_result_age, named), default=None),  # selectors may select nothing
     )
 
 
@@ -106,26 +111,32 @@ def _query_rules(scope: Scope) -> Iterator[Rule]:
         "page name the permission.",
         severity="critical",
     )
-    # All queries fail for a reason other than the API key.
+    # All fetches fail for a reason other than the API key. In an outage, queries that are not due yet remain up.
+    age, all_fail = f"time() - {scope.latest(QUERY_LAST_SUCCESS, by=['workspace'])}", f"{scope.latest(metrics.UP)} == 0"
+    failing = f"  {age}\n  and {all_fail}"
+    if scope.max_success_age is not None:
+        failures = _query_failures(scope, "workspace", sorted(TRANSIENT_REASONS), "30m")
+        failing += (
+            f"\n  or {age} > {format_number(scope.max_success_age)}\n  and {failures} > 0\n"
+            f"  unless on (workspace) {_reserve_reached(scope)}"
+        )
     yield scope.rule(
         "BrazeFetchesFailing",
-        f"time() - {scope.latest(QUERY_LAST_SUCCESS, by=['workspace'])}\n"
-        f"and {scope.latest(metrics.UP)} == 0\n"
-        f"unless {_auth_failures(scope, 'workspace')} > 0",
+        f"(\n{failing}\n)\nunless {_auth_failures(scope, 'workspace')} > 0",
         summary="All fetches from Braze fail.",
         description=f"No fetch for workspace {{{{ $labels.workspace }}}} has succeeded {_SINCE_TEMPLATE}. "
         f"Values disappear when they are older than `max_age`. {metrics.REQUESTS_FAILED.name} counts the failures by "
         "reason. The log has Braze's error messages. Check Braze's status page for an outage.",
     )
-    all_fail = [f"{scope.latest(metrics.UP)} == 0"]
+    fail_together = [all_fail]
     if scope.max_refresh_seconds > DEFAULT_WAIT_SECONDS:
         # After an outage of Braze, a query waits for up to its refresh interval until it is fetched again.
         up = f"avg_over_time({scope.series(metrics.UP)}[{format_duration(scope.max_refresh_seconds)}])"
         minimum = format_number(1 - DEFAULT_WAIT_SECONDS / scope.max_refresh_seconds)
-        all_fail.append(f"{max_by(up, ['workspace'])} < {minimum}")
+        fail_together.append(f"{max_by(up, ['workspace'])} < {minimum}")
     yield scope.rule(
         "BrazeQueryStale",
-        "\nunless on (workspace) ".join([f"(\n  {_stale_queries(scope)}\n)", *all_fail]),
+        "\nunless on (workspace) ".join([f"(\n  {_stale_queries(scope)}\n)", *fail_together]),
         summary="Values of a query are stale.",
         description=f"No fetch of the query {{{{ $labels.kind }}}} ({{{{ $labels.unit }}}}{_SUBJECT_TEMPLATE}) in "
         f"workspace {{{{ $labels.workspace }}}} has succeeded {_SINCE_TEMPLATE}, so its values are no longer exported. "
@@ -236,10 +247,15 @@ def _auth_failures(scope: Scope, by: str) -> str:
 
     There are five probes in this time, so that none of them can be missed between scrapes.
     """
+    return _query_failures(scope, by, (Reason.UNAUTHORIZED, Reason.FORBIDDEN), "10m")
+
+
+def _query_failures(scope: Scope, by: str, reasons: Iterable[Reason], window: str) -> str:
+    """Return the PromQL for the number of failed requests of queries in the last `window`."""
     # Lists are excluded, since queries can succeed without the permission to read a list.
     lists = LabelRegex("", excluded="|".join(list_endpoint.path for list_endpoint in LIST_ENDPOINTS))
-    reasons = LabelRegex(f"{Reason.UNAUTHORIZED}|{Reason.FORBIDDEN}")
-    return f"sum by ({by}) (increase({scope.series(metrics.REQUESTS_FAILED, path=lists, reason=reasons)}[10m]))"
+    series = scope.series(metrics.REQUESTS_FAILED, path=lists, reason=LabelRegex("|".join(reasons)))
+    return f"sum by ({by}) (increase({series}[{window}]))"
 
 
 def _reserve_reached(scope: Scope, **pool: str) -> str:

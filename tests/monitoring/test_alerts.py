@@ -543,6 +543,19 @@ SCENARIOS = {
         },
         silent=range(60, 240, 5),
     ),
+    # The query of uninstalls is not due in the first hour of the outage, so it remains up.
+    "an outage of Braze during which a query is not due": Scenario(
+        HOURLY,
+        {
+            **outage(3, 8),
+            **query_status("uninstalls", "day", PRODUCTION),
+            query_series("last_success_timestamp_seconds", "uninstalls"): always(2.9 * HOUR),
+            auth_failures("server_error"): lambda now: max(0, now - 3 * HOUR) // 900,
+            BRAZE_UP: between(4, 8, 0, always(1)),
+        },
+        fires={210: [fetches_failing("34m 59s")]},
+        silent=(179, 190, 204),
+    ),
     "one query fails": Scenario(
         HOURLY,
         {**outage(3, 8), BRAZE_UP: always(1), QUERIES_UP: always(1)},
