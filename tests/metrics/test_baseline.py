@@ -273,6 +273,13 @@ def test_baseline_is_exposed_after_history() -> None:
         assert len({end for end in ends if end}) == 7
 
 
+def test_history_reaches_back_by_settle_too() -> None:
+    """The history includes the week before a settled bucket that is two days old."""
+    with running_exporter("{event: purchase, settle: 2d, baseline: {weeks: 1}}", shop()) as exporter:
+        page = complete_history(exporter)
+        assert page.value(BASELINE) == expected_baseline(shop(), page, weeks=1)
+
+
 def test_scrape_does_not_wait_for_history() -> None:
     """A scrape fetches its queries and returns values without a baseline while calls for history do not end."""
     with running_exporter(

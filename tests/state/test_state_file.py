@@ -432,8 +432,8 @@ def test_check_creates_no_state_file(tmp_path: Path) -> None:
         check()
 
 
-def test_lock_file_is_empty_and_private(tmp_path: Path) -> None:
-    """The lock file is beside the real file, only its owner can use it, and it is kept when the exporter ends."""
+def test_files_are_private(tmp_path: Path) -> None:
+    """Only the owner can write the state file and use its lock file, which is beside the real file and is kept."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real/state")
     for _ in range(2):
@@ -441,6 +441,7 @@ def test_lock_file_is_empty_and_private(tmp_path: Path) -> None:
             pass
         status = (tmp_path / "real" / "state.lock").lstat()
         assert (stat.S_IMODE(status.st_mode), status.st_size) == (0o600, 0)
+        assert (tmp_path / "link").stat().st_mode & 0o133 == 0
         assert sorted(path.name for path in tmp_path.rglob("*")) == ["link", "real", "state", "state.lock"]
 
 
