@@ -21,6 +21,8 @@ INVALID = [
     ("HTTPS_PROXY", "http://proxy..test"),
     ("HTTPS_PROXY", "http://"),
     ("HTTPS_PROXY", "ftp://proxy.test"),
+    ("HTTPS_PROXY", "http://user:hunter2@proxy.test\n"),
+    ("HTTPS_PROXY", " "),
 ]
 # The value of NO_PROXY, the url, and whether a proxy is used.
 NO_PROXY = [
