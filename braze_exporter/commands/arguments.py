@@ -7,7 +7,6 @@ import importlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
@@ -138,6 +137,7 @@ def _add_config(command: argparse.ArgumentParser, default: str | None = "config.
     command.add_argument(
         "--config.file",
         dest="config_file",
+        type=_NOT_EMPTY,
         default=default,
         metavar="PATH",
         help=f"Path to the config file (default: {default or 'none'}).",
@@ -239,7 +239,7 @@ def _add_backfill(commands: "argparse._SubParsersAction[_Parser]") -> None:
         help="Label that Prometheus adds to the target; job and instance are required. Repeatable.",
     )
     text = "Path to the OpenMetrics file to write."
-    history.add_argument("--output", type=Path, required=True, metavar="PATH", help=text)
+    history.add_argument("--output", type=_NOT_EMPTY, required=True, metavar="PATH", help=text)
 
 
 def _parse_with(read: Callable[[str], T]) -> Callable[[str], T]:

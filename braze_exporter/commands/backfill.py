@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 
 from braze_exporter.backfill.request import BackfillError, build_request
 from braze_exporter.backfill.run import run_backfill
@@ -16,7 +17,7 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     config = read_config(options.config_file, environ)
     plan = build_plan(config)
     try:
-        backfill_request = build_request(options.start, options.end, options.labels, options.output)
+        backfill_request = build_request(options.start, options.end, options.labels, Path(options.output))
         with command_context(config, environ, options.on_stop) as ctx:
             run_backfill(backfill_request, config, plan, ctx)
     except BackfillError as error:

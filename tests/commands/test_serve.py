@@ -592,6 +592,9 @@ def test_invalid_ca_bundle_is_an_error(config: str, tmp_path: Path, name: str, r
         *([f"--timeout-offset={seconds}"] for seconds in ("-0.5", "nan", "inf", "1s", "")),
         ["demo", "--timeout-offset=1"],
         ["--config", "x"],
+        ["--config.file="],
+        ["rules", "--config.file="],
+        ["backfill", "--start=2026-01-01", "--output="],
     ],
     ids=" ".join,
 )
@@ -599,7 +602,9 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     """Wrong usage exits with 2 and prints one line that names the help."""
     done = run_program(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r"braze-exporter( serve| demo| check)?: error: .+; see braze-exporter\1? --help\n", done.stderr)
+    assert re.fullmatch(
+        r"braze-exporter( serve| demo| check| rules| backfill)?: error: .+; see braze-exporter\1? --help\n", done.stderr
+    )
 
 
 def test_wrong_usage_names_flag_and_problem() -> None:
