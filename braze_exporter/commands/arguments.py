@@ -169,9 +169,7 @@ def _add_dashboard(commands: "argparse._SubParsersAction[_Parser]") -> None:
         metavar="UID",
         help="The uid, which must differ between dashboards (default: braze or braze-exporter).",
     )
-    dashboard.add_argument(
-        "--title", type=_NOT_EMPTY, metavar="TEXT", help="The title (default: Braze or Braze exporter)."
-    )
+    dashboard.add_argument("--title", type=_TEXT, metavar="TEXT", help="The title (default: Braze or Braze exporter).")
 
 
 def _add_rules(commands: "argparse._SubParsersAction[_Parser]") -> None:
@@ -203,7 +201,7 @@ def _add_rules(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
     rules.add_argument(
         "--job",
-        type=_NOT_EMPTY,
+        type=_TEXT,
         metavar="NAME",
         help="Name of the exporter's job in Prometheus. With it, BrazeExporterDown fires for each target of the job "
         "that is down. Without it, BrazeExporterDown fires if metrics are missing (default: none).",
@@ -340,5 +338,9 @@ def _is_http_url(text: str) -> bool:
 
 _HTTP_URL = _require(
     _is_http_url, "must be an http or https URL without a password, such as https://grafana.example.com/d/braze"
+)
+# Bytes that are not UTF-8 are lone surrogates in `argv`.
+_TEXT = _require(
+    lambda text: text and text == text.encode(errors="ignore").decode(), "must be UTF-8 text, and must not be empty"
 )
 _NOT_EMPTY = _require(bool, "must not be empty")

@@ -213,14 +213,19 @@ def test_job_selects_target(tmp_path: Path) -> None:
         "--dashboard-url=https://a.org/ hunter2",
         "--dashboard-url=https://a.org/\nhunter2",
         "--job=",
+        "--job=\udcff",
     ],
+    ids=ascii,
 )
 def test_invalid_flag_is_usage_error(flag: str) -> None:
-    """A URL that is not http or https, or that has a password, is refused with exit code 2 and is not repeated."""
+    """A URL that is not http or https, or that has a password, is refused with exit code 2 and is not repeated.
+
+    So is a job that is empty or not UTF-8.
+    """
     done = run_program("rules", flag)
     name = flag.partition("=")[0]
     problem = (
-        "must not be empty"
+        "must be UTF-8 text, and must not be empty"
         if name == "--job"
         else "must be an http or https URL without a password, such as https://grafana.example.com/d/braze"
     )
