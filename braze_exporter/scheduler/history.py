@@ -14,7 +14,7 @@ from braze_exporter.braze.buckets import WEEK_SECONDS, bucket_end, bucket_start
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.query import Query
 from braze_exporter.scheduler.circuit_breaker import backoff_seconds
-from braze_exporter.scheduler.repair import MARGIN_BUCKETS, first_start, halve_length
+from braze_exporter.scheduler.repair import MARGIN_BUCKETS, first_start, halve_length, newest_length
 
 # Seconds until a chunk of history whose call failed is requested again.
 HISTORY_RETRY_SECONDS = 3_600.0
@@ -113,11 +113,13 @@ class History:
 def history_bounds(query: Query, now: float) -> HistoryRange:
     """Return the oldest and the newest time of the history for the baseline of `query` at `now`.
 
-    The history covers the weeks of the baseline plus `settle`, and ends where the buckets of a usual fetch begin.
+    The history covers the weeks of the baseline plus `settle`, and ends where the settled buckets of a usual fetch
+    begin.
     """
     unit = query.unit.seconds
     oldest = now - query.baseline_weeks * WEEK_SECONDS - query.settle_seconds - MARGIN_BUCKETS * unit
-    return oldest, now - (query.length - MARGIN_BUCKETS) * unit
+    newest_buckets = max(query.length - MARGIN_BUCKETS, newest_length(query.unit, query.settle_seconds) - 1)
+    return oldest, now - newest_buckets * unit
 
 
 def chunk_range(chunk: Query) -> HistoryRange:

@@ -273,11 +273,19 @@ def test_baseline_is_exposed_after_history() -> None:
         assert len({end for end in ends if end}) == 7
 
 
-def test_history_reaches_back_by_settle_too() -> None:
-    """The history includes the week before a settled bucket that is two days old."""
-    with running_exporter("{event: purchase, settle: 2d, baseline: {weeks: 1}}", shop()) as exporter:
+@pytest.mark.parametrize("settle", ["19h", "20h", "30h", "97h"])
+def test_history_is_completed_once_with_long_settle(settle: str) -> None:
+    """The history includes the week before a settled bucket that is days old, and each part of it is read once."""
+    recorded = shop(NOW + 86_400)
+    with running_exporter(f"{{event: purchase, settle: {settle}, baseline: {{weeks: 1}}}}", recorded) as exporter:
         page = complete_history(exporter)
-        assert page.value(BASELINE) == expected_baseline(shop(), page, weeks=1)
+        assert page.value(BASELINE) == expected_baseline(recorded, page, weeks=1)
+        requested = history_requests(exporter)
+        for _ in range(24):
+            exporter.clock.advance(HOUR)
+            exporter.scrape()
+            assert exporter.wait_for_history()
+        assert history_requests(exporter) == requested
 
 
 def test_scrape_does_not_wait_for_history() -> None:
