@@ -84,7 +84,7 @@ def read_web_config(path: str) -> WebConfig:
 
 def _check_bcrypt(web_file: WebFile) -> Iterator[tuple[KeyPath, str]]:
     if web_file.basic_auth_users and not passwords.is_available():
-        yield ("basic_auth_users",), 'requires the Python package bcrypt; run pip install "braze-exporter[bcrypt]"'
+        yield ("basic_auth_users",), "requires the Python package bcrypt; run pip install bcrypt"
 
 
 def _files(tls: TlsServer | None, directory: FilePath) -> dict[str, FilePath]:
