@@ -237,6 +237,23 @@ def test_clock_jump_delays_no_fetch(tmp_path: Path, seconds: float, failures: in
             assert [request.event for request in series_requests(world.braze)] == ["purchase"]
 
 
+def test_deselected_stats_are_absent_after_restart(tmp_path: Path) -> None:
+    """If the config selects fewer stats of a campaign after a restart, the page shows only these at once."""
+
+    def campaign(stats: str) -> str:
+        return f"    campaigns: [{{campaign: {CART_REMINDER}, stats: [{stats}]}}]\n"
+
+    def shown_stats(page: MetricsPage) -> set[str | None]:
+        return {dict(labels).get("stat") for name, labels in page.samples if "campaign_messages" in name}
+
+    with restarts(tmp_path) as world:
+        with world.start("{event: purchase}", sections=campaign("sent, bounces")) as exporter:
+            exporter.scrape()
+            assert shown_stats(exporter.page()) == {"sent", "bounces"}
+        with world.start("{event: purchase}", sections=campaign("sent")) as exporter:
+            assert shown_stats(exporter.page()) == {"sent"}
+
+
 def test_what_config_no_longer_has_is_dropped(tmp_path: Path) -> None:
     """Queries and lists that the config no longer has are removed from the state file, also by a reload.
 
@@ -292,7 +309,9 @@ def test_missing_and_suspect_items_are_known_after_restart(tmp_path: Path) -> No
         assert read(59, *names[1:]) == (10, 0)
         assert read(1, *names[1:]) == (10, 0)
         assert read(59, *names[1:]) == (10, 0)
-        assert read(1, *names[1:]) == (9, 0)
+        assert read(1, *names[2:]) == (9, 0)
+        assert read(5, *names[2:]) == (9, 0)
+        assert read(60, *names[2:]) == (8, 0)
     with restarts(tmp_path / "..", RecordedCounts(events=names)) as world:
         world.path = tmp_path / "other"
         assert read(0, *names) == (10, 0)
