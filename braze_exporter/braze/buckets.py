@@ -77,6 +77,14 @@ def newest_settled_start(starts: Sequence[int], query: Query, sent_at: float) ->
     return None
 
 
+def oldest_baseline_time(query: Query, now: float) -> float:
+    """Return the time before which the baseline of `query` needs no values at `now`.
+
+    Both are in seconds since the epoch. One week more than the median needs is kept, since Braze's data can be late.
+    """
+    return now - (query.baseline_weeks + 1) * WEEK_SECONDS - query.settle_seconds
+
+
 def same_buckets_in_earlier_weeks(start: int, query: Query) -> list[int]:
     """Return the starts of the same local buckets as that at `start` in the last `baseline_weeks` weeks.
 

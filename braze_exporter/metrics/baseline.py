@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from statistics import median
 
-from braze_exporter.braze.buckets import WEEK_SECONDS, bucket_end, same_buckets_in_earlier_weeks
+from braze_exporter.braze.buckets import bucket_end, oldest_baseline_time, same_buckets_in_earlier_weeks
 from braze_exporter.braze.query import Query
 
 _BUCKETS_PER_PERIOD = 168
@@ -37,8 +37,7 @@ class BaselineHistory:
             for start, value in points
             if bucket_end(start, query.unit, query.zone) + query.settle_seconds <= requested_at
         )
-        # One week more than the median needs, since the settled bucket can be several days old.
-        oldest = self._period(int(requested_at - (query.baseline_weeks + 1) * WEEK_SECONDS))
+        oldest = self._period(int(oldest_baseline_time(query, requested_at)))
         dropped = {period for period in self._periods if period < oldest}
         for period in dropped:
             del self._periods[period]

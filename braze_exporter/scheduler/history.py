@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from braze_exporter.braze.buckets import WEEK_SECONDS, bucket_end, bucket_start
+from braze_exporter.braze.buckets import WEEK_SECONDS, bucket_end, bucket_start, oldest_baseline_time
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.query import Query
 from braze_exporter.scheduler.circuit_breaker import backoff_seconds
@@ -145,7 +145,7 @@ def merge_ranges(ranges: Iterable[HistoryRange], query: Query, now: float) -> tu
 
     A gap that is shorter than a bucket contains no start of a bucket.
     """
-    oldest, unit = now - (query.baseline_weeks + 1) * WEEK_SECONDS, query.unit.seconds
+    oldest, unit = oldest_baseline_time(query, now), query.unit.seconds
     merged: list[HistoryRange] = []
     for start, end in sorted((max(start, oldest), end) for start, end in ranges):
         if end < start:

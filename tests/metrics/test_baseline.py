@@ -288,6 +288,20 @@ def test_history_is_completed_once_with_long_settle(settle: str) -> None:
         assert history_requests(exporter) == requested
 
 
+@pytest.mark.parametrize("settle", ["4d", "5d", "30d"])
+def test_daily_history_is_completed_once_with_long_settle(settle: str) -> None:
+    """History that is days older than a week more than the baseline is read once and kept."""
+    entry = f"{{event: purchase, unit: day, settle: {settle}, baseline: {{weeks: 1}}}}"
+    with running_exporter(entry, shop()) as exporter:
+        exporter.scrape()
+        for _ in range(100):
+            exporter.clock.advance(86_400)
+            exporter.scrape()
+            assert exporter.wait_for_history()
+            assert exporter.page().value("braze_custom_events_daily_baseline") is not None
+        assert history_requests(exporter) <= 1
+
+
 def test_scrape_does_not_wait_for_history() -> None:
     """A scrape fetches its queries and returns values without a baseline while calls for history do not end."""
     with running_exporter(
