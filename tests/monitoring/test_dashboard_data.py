@@ -228,7 +228,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         wait_until(lambda: server.query(up) == {frozenset(): count_slow_queries(queries)}, "all queries fail")
         braze.inject(transfer_faults.disconnect(), times=3)
         braze.inject(response_faults.rate_limited())
-        problems = "sum(braze_api_requests_total{code='429'}) > 0 and sum(braze_api_requests_deferred_total) > 5"
+        # The first request with a code starts a series. Its rate exists from the second scrape on.
+        codes = "count(sum by (code) (rate(braze_api_requests_total{code=~'429|none'}[1m]))) == 2"
+        problems = f"{codes} and sum(braze_api_requests_deferred_total) > 5"
         wait_until(lambda: bool(server.query(problems)), "requests are deferred after a 429")
         yield Scene(server, boards, queries, time.time())
 
