@@ -69,8 +69,12 @@ def _item_names(kind: SeriesKind) -> tuple[str, str]:
 def _failed_list_message(
     item: ListReadState, limiter_status: LimiterStatus, format_time_in: TimeFormatter, *, now: float, is_needed: bool
 ) -> StatusMessage:
-    failures = (limiter_status.key_failure, limiter_status.endpoint_failures.get(item.list_endpoint.path))
-    seconds = max(item.next_at - now, *(failure.seconds for failure in failures if failure is not None), 0.0)
+    blocks = (
+        limiter_status.key_failure,
+        limiter_status.endpoint_failures.get(item.list_endpoint.path),
+        limiter_status.pauses.get(item.list_endpoint.pool.name),
+    )
+    seconds = max(item.next_at - now, *(block.seconds for block in blocks if block is not None), 0.0)
     error = limiter_status.key_failure.error if limiter_status.key_failure is not None else item.error
     why = failure_message(error) if error is not None else ""
     items = item.list_endpoint.item_names[1]

@@ -127,8 +127,8 @@ def workspace_messages(
             for failure in failures
         ),
         *(
-            (Level.WARNING, f"Requests paused until {_pause_message(pause, format_time_in)}.")
-            for pause in limiter_status.pauses.values()
+            (Level.WARNING, f"Requests in the {pool} pool are paused until {_pause_message(pause, format_time_in)}.")
+            for pool, pause in limiter_status.pauses.items()
             # Each refresh uses up the budget, so a pause for that reason is reported only if queries are deferred.
             if pause.reason is not PauseReason.BUDGET or status_counts[QueryStatus.DEFERRED]
         ),

@@ -112,7 +112,7 @@ def test_page_shows_every_workspace_and_query(page: Browser, failing_demo: Progr
     """The page has each workspace with its health in words and one row for each query, the most urgent first."""
     assert page.texts(".workspace h2") == ["production", "europe", "staging"]
     assert "3 of 34 queries failed." in page.text(".workspace:nth-child(1)")
-    paused = r"Requests paused until (\w{3} )?[\d:]+ \(only budget\.reserve is left\)\."
+    paused = r"Requests in the default pool are paused until (\w{3} )?[\d:]+ \(only budget\.reserve is left\)\."
     assert re.search(paused, page.text(".workspace:nth-child(2)"))
     assert "401 Unauthorized: API key rejected" in page.text(".workspace:nth-child(3)")
     assert "reserve 50,000" in page.text(".workspace:nth-child(2)")

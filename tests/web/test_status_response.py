@@ -226,7 +226,10 @@ def test_paused_pool_is_shown(problem: Callable[[ExporterRig], None], first: str
         exporter.clock.advance(300)
         exporter.scrape()
         assert query_message(exporter) == f"deferred until 08:00 ({reason})"
-        assert workspace_messages(exporter)[:2] == ["warning", f"Requests paused until 08:00 ({reason})."]
+        assert workspace_messages(exporter)[:2] == [
+            "warning",
+            f"Requests in the default pool are paused until 08:00 ({reason}).",
+        ]
         assert find_query(read_status_response(exporter.exporter), "purchase")["next_at"] == CURRENT_HOUR + HOUR
         exporter.clock.advance(HOUR - 300)  # no scrape since the window ended
         assert query_message(exporter) in {"deferred until the next scrape", "stale: deferred until the next scrape"}
@@ -365,6 +368,18 @@ def test_failed_name_list_is_no_problem() -> None:
         assert workspace_messages(exporter) == ["ok", "The only query is up.", unread]
 
 
+def test_list_is_read_again_after_pause_of_its_pool() -> None:
+    """A list that failed with a 429 shows the end of the pause as its next attempt."""
+    with running_exporter("{regex: '.*'}", shop(), reads_lists=True) as exporter:
+        exporter.braze.inject(response_faults.rate_limited())
+        read_lists(exporter)
+        assert workspace_messages(exporter)[:3] == [
+            "error",
+            "Braze's list of events could not be read: 429 Too Many Requests. Next attempt at 08:00.",
+            "Requests in the lists pool are paused until 08:00 (429 Too Many Requests).",
+        ]
+
+
 def test_unlisted_subjects_are_shown_with_suggestions() -> None:
     """Unlisted subjects are shown with suggestions, at most three by name."""
     script = "<script>alert(1)</script>"
@@ -482,12 +497,19 @@ def test_pending_history_is_shown(exporter: ExporterRig) -> None:
 
 
 def test_several_pauses_and_failures_are_shown() -> None:
-    """A paused pool is shown before the state of the queries."""
-    limiter_status = LimiterStatus({"lists": Pause(PauseReason.RESERVE, 60.0)}, None, {})
+    """Each paused pool is shown before the state of the queries."""
+    pause = Pause(PauseReason.RESERVE, 60.0)
+    limiter_status = LimiterStatus({"default": pause, "lists": pause}, None, {})
     assert status_messages.workspace_messages(
         Counter({QueryStatus.UP: 2}), limiter_status, set(), lambda seconds: f"+{seconds:g}"
     ) == [
-        (status_messages.Level.WARNING, "Requests paused until +60 (only budget.reserve is left)."),
+        *(
+            (
+                status_messages.Level.WARNING,
+                f"Requests in the {pool} pool are paused until +60 (only budget.reserve is left).",
+            )
+            for pool in ("default", "lists")
+        ),
         (status_messages.Level.OK, "All 2 queries are up."),
     ]
 
