@@ -14,7 +14,7 @@ from braze_exporter.braze.errors import BrazeError
 from braze_exporter.braze.pools import Endpoint
 from braze_exporter.config.secrets import ApiKey
 from braze_exporter.scheduler.circuit_breaker import Decision, StartCircuitBreaker
-from braze_exporter.scheduler.key_state import AUTH_REASONS, AuthFailure, KeyState
+from braze_exporter.scheduler.key_state import AUTH_REASONS, BlockingFailure, KeyState
 from braze_exporter.scheduler.rate_limiter import Pause, Priority, RateLimiter
 from braze_exporter.state.tables import BudgetRow
 
@@ -32,12 +32,19 @@ class LimiterStatus:
     """What prevents calls of a workspace now.
 
     `pauses` are keyed by the name of the pool, `endpoint_failures` by the path of the endpoint. If all endpoints in use
-    reject the key, `key_failure` is set and `endpoint_failures` is empty.
+    reject the key, `key_failure` is set and `endpoint_failures` is empty. If Braze has never responded, `start_failure`
+    is the last failure.
     """
 
     pauses: Mapping[str, Pause]
-    key_failure: AuthFailure | None
-    endpoint_failures: Mapping[str, AuthFailure]
+    key_failure: BlockingFailure | None
+    endpoint_failures: Mapping[str, BlockingFailure]
+    start_failure: BlockingFailure | None
+
+    @property
+    def failure(self) -> BlockingFailure | None:
+        """The failure that blocks all calls of the workspace, or None."""
+        return self.start_failure or self.key_failure
 
 
 @dataclass(slots=True, eq=False)
@@ -142,14 +149,18 @@ class Admission:
     def status(self) -> LimiterStatus:
         """Return what prevents calls now."""
         with self._lock:
-            now, key_state = self._clock.monotonic(), self.key_state
+            now, key_state, start = self._clock.monotonic(), self.key_state, self.budget.start
             pauses = {name: limiter.current_pause(now) for name, limiter in self.budget.limiters.items()}
-            seconds = max(0.0, key_state.open_until - now)
-            auth_failure = AuthFailure(key_state.error, seconds) if key_state.error is not None else None
+            key_failure = start_failure = None
+            if key_state.error is not None:
+                key_failure = BlockingFailure(key_state.error, max(0.0, key_state.open_until - now))
+            if start.error is not None:
+                start_failure = BlockingFailure(start.error, max(0.0, start.open_until - now))
             return LimiterStatus(
                 {name: pause for name, pause in pauses.items() if pause is not None},
-                auth_failure,
-                key_state.auth_failures(now) if auth_failure is None else {},
+                key_failure,
+                key_state.auth_failures(now) if key_failure is None else {},
+                start_failure,
             )
 
     def admit(self, endpoint: Endpoint, priority: Priority = Priority.QUERY) -> Permit | Deferred | None:

@@ -39,8 +39,8 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class AuthFailure:
-    """A 401 or 403, with the seconds until the next attempt."""
+class BlockingFailure:
+    """A failure that blocks calls, such as a 401 or 403, with the seconds until the next attempt."""
 
     error: BrazeError
     seconds: float
@@ -167,10 +167,10 @@ class KeyState:
         """The time until which no call is made with a key that all endpoints in use reject."""
         return max(self.circuit(endpoint).open_until for endpoint in self.endpoints)
 
-    def auth_failures(self, now: float) -> Mapping[str, AuthFailure]:
+    def auth_failures(self, now: float) -> Mapping[str, BlockingFailure]:
         """Return the failures, keyed by the path of the endpoint."""
         return {
-            path: AuthFailure(circuit.error, max(0.0, circuit.open_until - now))
+            path: BlockingFailure(circuit.error, max(0.0, circuit.open_until - now))
             for path, circuit in self._circuits.items()
             if circuit.error is not None
         }

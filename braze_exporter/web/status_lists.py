@@ -70,12 +70,12 @@ def _failed_list_message(
     item: ListReadState, limiter_status: LimiterStatus, format_time_in: TimeFormatter, *, now: float, is_needed: bool
 ) -> StatusMessage:
     blocks = (
-        limiter_status.key_failure,
+        limiter_status.failure,
         limiter_status.endpoint_failures.get(item.list_endpoint.path),
         limiter_status.pauses.get(item.list_endpoint.pool.name),
     )
     seconds = max(item.next_at - now, *(block.seconds for block in blocks if block is not None), 0.0)
-    error = limiter_status.key_failure.error if limiter_status.key_failure is not None else item.error
+    error = limiter_status.failure.error if limiter_status.failure is not None else item.error
     why = failure_message(error) if error is not None else ""
     items = item.list_endpoint.item_names[1]
     text = f"Braze's list of {items} could not be read: {why}. {retry_message(seconds, format_time_in)}"

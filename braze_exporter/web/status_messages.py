@@ -80,7 +80,7 @@ def query_message(
     elif status is QueryStatus.STALE:
         text = "no recent scrape"
     else:
-        text = "fetch in progress" if query_state.in_flight else "first fetch at the next scrape"
+        text = "fetch in progress" if query_state.in_flight else "not fetched yet"
     return f"{status}: {text}"
 
 
@@ -119,11 +119,12 @@ def workspace_messages(
     `mismatched_zone` is the configured time zone if Braze's days differ from it, otherwise empty.
     """
     failures = [failure for path, failure in limiter_status.endpoint_failures.items() if path in paths]
-    if limiter_status.key_failure is not None and paths:
-        failures = [limiter_status.key_failure]
+    if limiter_status.failure is not None and paths:
+        failures = [limiter_status.failure]
+    prefix = "Braze has not responded yet: " if limiter_status.start_failure is not None else ""
     messages = [
         *(
-            (Level.ERROR, f"{failure_message(failure.error)}. {retry_message(failure.seconds, format_time_in)}")
+            (Level.ERROR, f"{prefix}{failure_message(failure.error)}. {retry_message(failure.seconds, format_time_in)}")
             for failure in failures
         ),
         *(

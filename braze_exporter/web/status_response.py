@@ -140,7 +140,7 @@ def _query_data(
     query_state, response = views[0].query_state, views[0].response
     query, error = query_state.query, query_state.error
     pause = limiter_status.pauses.get(query.kind.pool.name)
-    failure = limiter_status.key_failure or limiter_status.endpoint_failures.get(query.kind.path)
+    failure = limiter_status.failure or limiter_status.endpoint_failures.get(query.kind.path)
     due_in = query_state.due_at - snapshot.monotonic
     wait = max(0.0, due_in, *(block.seconds for block in (pause, failure) if block is not None))
     values = _representative_values(views)

@@ -153,7 +153,7 @@ def test_missing_first_scrape_is_shown(exporter: ExporterRig) -> None:
     status = read_status_response(exporter.exporter)
     assert status["scraped_at"] is None
     assert status["errors"] == ["No scrape yet. Queries run only when Prometheus scrapes /metrics."]
-    assert query_message(exporter) == "pending: first fetch at the next scrape"
+    assert query_message(exporter) == "pending: not fetched yet"
     assert workspace_messages(exporter)[:2] == ["pending", "6 of 6 queries pending."]
     assert find_query(status, "purchase")["last_success_at"] is None
     assert find_query(status, "purchase")["next_at"] is None
@@ -180,7 +180,7 @@ def test_fetch_during_page_changes_no_query_of_it(exporter: ExporterRig, monkeyp
 
     exporter.braze.inject(response_faults.status(503))
     monkeypatch.setattr(status_response, "query_status", determine_status)
-    assert query_message(exporter) == "pending: first fetch at the next scrape"
+    assert query_message(exporter) == "pending: not fetched yet"
 
 
 def test_healthy_workspace_is_shown() -> None:
@@ -271,6 +271,22 @@ def test_rejected_key_is_shown(exporter: ExporterRig) -> None:
     assert "failed: 401 Unauthorized: API key rejected" in query_message(exporter)
     assert workspace_messages(exporter)[:2] == ["error", "401 Unauthorized: API key rejected. Next attempt at 07:24."]
     assert KEY not in str(read_status_response(exporter.exporter))
+
+
+def test_unreachable_braze_is_shown(exporter: ExporterRig) -> None:
+    """Until Braze has responded, the workspace shows the failure and when the next call is made."""
+    exporter.braze.inject(transfer_faults.disconnect())
+    exporter.scrape()
+    exporter.scrape()
+    assert workspace_messages(exporter)[:2] == [
+        "error",
+        "Braze has not responded yet: connection failed. Next attempt at 07:20:05.",
+    ]
+    assert {query["next_at"] for query in read_status_response(exporter.exporter)["queries"]} == {NOW + 5}
+    exporter.braze.clear_faults()
+    exporter.clock.advance(5)
+    exporter.scrape()
+    assert "not responded" not in " ".join(workspace_messages(exporter))
 
 
 def read_lists(exporter: ExporterRig) -> None:
@@ -499,7 +515,7 @@ def test_pending_history_is_shown(exporter: ExporterRig) -> None:
 def test_several_pauses_and_failures_are_shown() -> None:
     """Each paused pool is shown before the state of the queries."""
     pause = Pause(PauseReason.RESERVE, 60.0)
-    limiter_status = LimiterStatus({"default": pause, "lists": pause}, None, {})
+    limiter_status = LimiterStatus({"default": pause, "lists": pause}, None, {}, None)
     assert status_messages.workspace_messages(
         Counter({QueryStatus.UP: 2}), limiter_status, set(), lambda seconds: f"+{seconds:g}"
     ) == [
