@@ -410,6 +410,7 @@ def test_oversized_response_is_requested_in_chunks() -> None:
         assert older["ending_at"] == _utc(CURRENT_HOUR + (72 - 47) * HOUR - 1)  # the second before the newest 48 hours
         assert take_requested_lengths(exporter) == ["96", "4", "48", "4", "48"]
         assert (page.value(TOTAL), page.value(FAILED, reason="too_large")) == (72 * 10, 1)
+        assert page.value(LATEST_START) == CURRENT_HOUR + 72 * HOUR  # although the older chunk was fetched last
         scrape_repeatedly(exporter, 2)
         assert take_requested_lengths(exporter) == [USUAL_LENGTH, USUAL_LENGTH]
         exporter.clock.advance(72 * HOUR)
