@@ -152,7 +152,6 @@ class Collector:
             row = self._rows[query.identity]
             if response is not None:
                 self._add_to_baselines(row, response, is_history=newest is None)
-            row.is_stale = row.is_stale and newest is None
             self._render_row(row)
             if newest is not None and len(row.query.metric_groups) > 1:
                 self._remove_unreachable_series(row, newest)
