@@ -81,9 +81,10 @@ class QueryAlerts:
     def _no_data_rule(self, silent: float) -> Rule:
         """Return the rule for empty or outdated responses, with which the other rules cannot fire."""
         query, expression = self.query, QueryExpr(self.query)
-        # When a bucket was fetched as the newest settled one, it had begun less than two units and `settle` before.
-        max_age_at_fetch = query.settle_seconds + 2 * query.unit.seconds
-        max_bucket_age = max(silent, max_age_at_fetch + max(query.unit.seconds, max_result_age(query)))
+        # When a bucket was fetched as the newest settled one, it had begun less than two units and `settle` before, or
+        # three units if responses end with the previous bucket, since the newest one has never settled.
+        shorter, longer = sorted((query.settle_seconds, query.unit.seconds))
+        max_bucket_age = max(silent, longer + 2 * query.unit.seconds + max(shorter, max_result_age(query)))
         up, start = expression.status(QUERY_UP), expression.status(QUERY_SETTLED_START)
         return self._rule(
             "No data",

@@ -55,10 +55,11 @@ SESSIONS = config("    sessions: [{apps: [all, ios], alerts: {silent: 2h, below:
 PURCHASES = config("    purchases: [{product: Mug, apps: [ios], alerts: {silent: 12h, severity: page}}]\n")
 REVENUE = config("    revenue: [{unit: day, baseline: {weeks: 4}, alerts: {drop: 0.5}}]\n")
 SEGMENT = config("    segment_users: [{segment: vip, alerts: {below: 100}}]\n")
+NEW_USERS = config("    new_users: [{refresh_interval: 6h, alerts: {below: 5}}]\n")
 UNINSTALLS = config("    uninstalls: [{alerts: {silent: 2d, above: 500}}]\n")
 CAMPAIGN = config(f"    campaigns: [{{campaign: {WINBACK}, alerts: {{silent: 2d, below: 100}}}}]\nstate_file: /state\n")
 CANVAS = config(f"    canvases: [{{canvas: {ONBOARDING}, alerts: {{silent: 2d}}}}]\n")
-CONFIGS = (SESSIONS, PURCHASES, REVENUE, SEGMENT, UNINSTALLS, CAMPAIGN, CANVAS)
+CONFIGS = (SESSIONS, PURCHASES, REVENUE, SEGMENT, NEW_USERS, UNINSTALLS, CAMPAIGN, CANVAS)
 
 
 def expected_alert(alert: str, sentence: str, kind: str, unit: str = "day", **labels: str) -> ExpectedAlert:
@@ -391,6 +392,25 @@ SCENARIOS = {
             ),
         },
         silent=range(0, 6 * DAY * 60, 60),
+        step=15,
+    ),
+    # Responses end with the previous day, and a new day is first fetched at 5:00.
+    "new users are fetched every six hours": Scenario(
+        NEW_USERS,
+        {
+            **healthy(),
+            **changed(
+                samples("new_users", settled=70),
+                {
+                    query_series("settled_bucket_start_timestamp_seconds", "new_users"): lambda now: (
+                        (now - 5 * HOUR) // (DAY * HOUR) - 2
+                    )
+                    * DAY
+                    * HOUR
+                },
+            ),
+        },
+        silent=range(0, 4 * DAY * 60, 60),
         step=15,
     ),
     # Fetches fail from 2:00 to 4:00. Uninstalls are fetched hourly, at half past, so their values are stale until 4:30.
