@@ -85,13 +85,15 @@ class QueryAlerts:
         # three units if responses end with the previous bucket, since the newest one has never settled.
         shorter, longer = sorted((query.settle_seconds, query.unit.seconds))
         max_bucket_age = max(silent, longer + 2 * query.unit.seconds + max(shorter, max_result_age(query)))
+        # Values that are older than `max_age` are absent too, for example those of a deferred query.
+        max_value_age = min(max_result_age(query), max(query.max_age_seconds, _MIN_RESULT_AGE_SECONDS))
         up, start = expression.status(QUERY_UP), expression.status(QUERY_SETTLED_START)
         return self._rule(
             "No data",
             f"(\n  time() - {start} > {format_number(max_bucket_age)}\n"
             f"  or 0 * {up} unless {expression.value('settled')}\n)\n"
             f"and {up} == 1\n"
-            f"and time() - {expression.status(QUERY_LAST_SUCCESS)} < {format_number(max_result_age(query))}",
+            f"and time() - {expression.status(QUERY_LAST_SUCCESS)} < {format_number(max_value_age)}",
             f"No current data for {kind_texts(query.kind).noun}.",
             f"Responses for {query_text(query)} contain no {{{{ if $value }}}}settled {query.unit} after the one that "
             "began {{ $value | humanizeDuration }} ago{{ else }}data{{ end }}. Other alerts cannot detect problems in "

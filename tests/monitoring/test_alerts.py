@@ -409,6 +409,19 @@ SCENARIOS = {
         },
         silent=(119, 134),
     ),
+    "deferred queries with stale values soon after a success": Scenario(
+        workspace_yaml(URL, "{event: purchase, refresh_interval: 30m, alerts: {below: 5}}"),
+        healthy_except(
+            {
+                LAST_SUCCESS: until(2, last_fetch),
+                SETTLED_START: until(2, healthy()[SETTLED_START]),
+                **{name: between(3, 99, None, healthy()[name]) for name in (SETTLED, BASELINE, LATEST)},
+                REMAINING: between(2, 99, 50_000, always(240_000)),
+            }
+        ),
+        fires={minute: [rate_limit_low()] for minute in (136, 196, 209)},
+        silent=(119, 134),
+    ),
     "a rate limit window that ends with little left": Scenario(
         HOURLY,
         healthy_except({REMAINING: lambda now: 20_000 if now % HOUR >= 50 * MINUTE else 200_000}),

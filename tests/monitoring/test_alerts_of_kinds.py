@@ -59,7 +59,6 @@ NEW_USERS = config("    new_users: [{refresh_interval: 6h, alerts: {below: 5}}]\
 UNINSTALLS = config("    uninstalls: [{alerts: {silent: 2d, above: 500}}]\n")
 CAMPAIGN = config(f"    campaigns: [{{campaign: {WINBACK}, alerts: {{silent: 2d, below: 100}}}}]\nstate_file: /state\n")
 CANVAS = config(f"    canvases: [{{canvas: {ONBOARDING}, alerts: {{silent: 2d}}}}]\n")
-CONFIGS = (SESSIONS, PURCHASES, REVENUE, SEGMENT, NEW_USERS, UNINSTALLS, CAMPAIGN, CANVAS)
 
 
 def expected_alert(alert: str, sentence: str, kind: str, unit: str = "day", **labels: str) -> ExpectedAlert:

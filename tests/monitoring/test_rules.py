@@ -432,7 +432,7 @@ def test_each_query_has_its_alerts() -> None:
 
 
 def test_thresholds_follow_query() -> None:
-    """The age limits for successes and settled buckets follow the query's refresh, settle, unit and silence."""
+    """The age limits for successes and settled buckets follow `refresh_interval`, `settle`, `max_age` and `silent`."""
 
     def ages(entry: str) -> set[str]:
         rules = [
@@ -445,7 +445,7 @@ def test_thresholds_follow_query() -> None:
     assert ages("{event: a, alerts: {silent: 2h}}") == {"< 7200", "< 900", f"> {4 * HOUR}"}
     assert ages("{event: a, refresh_interval: 1m, alerts: {silent: 5h}}") == {f"< {5 * HOUR}", "< 600", f"> {5 * HOUR}"}
     assert ages("{event: a, unit: day, settle: 3h, alerts: {below: 5}}") == {"< 2700", f"> {75 * HOUR}"}
-    assert ages("{event: a, refresh_interval: 2h, alerts: {below: 5}}") == {f"< {6 * HOUR}", f"> {9 * HOUR}"}
+    assert ages("{event: a, refresh_interval: 2h, alerts: {below: 5}}") == {f"< {4 * HOUR}", f"> {9 * HOUR}"}
     assert ages("{event: a, alerts: {above: 5}}") == set()
     mixed = "{event: a, refresh_interval: 20m}\n{event: a, unit: day, alerts: {silent: 1d}}"
     assert ages(mixed) == {f"< {24 * HOUR}", "< 3600", "< 2700", f"> {74 * HOUR}"}
