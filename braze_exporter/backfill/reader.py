@@ -44,8 +44,8 @@ _QUEUED_PER_CONNECTION = 2
 class _Chunk:
     """A chunk of the history of `query`, whose last bucket ends at `ending_at`.
 
-    Its newest `remaining` buckets have not been fetched yet. The newest ones are fetched last, because the resume file
-    then counts the whole chunk as saved. `breaker_call` is what the circuit breaker returned for the next call.
+    Its newest `remaining` buckets have not been fetched yet. `breaker_call` is what the circuit breaker returned for
+    the next call.
     """
 
     query: Query
@@ -234,7 +234,7 @@ class Reader:
             error = failure.without_traceback()
         else:
             self._check_clock(chunk.query, response.sent_at)
-            self._resume_file.save(call, response.series)
+            self._resume_file.save(call, response.series, is_complete=call.length == chunk.remaining)
         with self._lock:
             self._record(workspace, chunk, error)
             if error is None:

@@ -87,8 +87,11 @@ class ResumeFile:
             saved = {ending_at for (ending_at,) in self._connection.execute(select, (_query_key(chunks[0]),))}
         return [chunk for chunk in chunks if chunk.ending_at not in saved]
 
-    def save(self, chunk: Query, series_list: Sequence[Series]) -> None:
-        """Store the series of a response in one transaction. They are kept if the process is killed afterwards."""
+    def save(self, chunk: Query, series_list: Sequence[Series], *, is_complete: bool = True) -> None:
+        """Store the series of a response in one transaction. They are kept if the process is killed afterwards.
+
+        If `is_complete` is false, they are a part of a chunk, which is still missing.
+        """
         if not self.is_kept:
             raise BackfillError(f"{shorten_path(self._path)} was deleted or replaced")
         connection = self._connection
@@ -103,7 +106,8 @@ class ResumeFile:
                 (number,) = connection.execute(select, identity).fetchone()
                 rows = ((number, start, value) for start, value in series.points)
                 connection.executemany("INSERT OR REPLACE INTO points VALUES (?, ?, ?)", rows)
-            connection.execute("INSERT OR IGNORE INTO chunks VALUES (?, ?)", (query, chunk.ending_at))
+            if is_complete:
+                connection.execute("INSERT OR IGNORE INTO chunks VALUES (?, ?)", (query, chunk.ending_at))
 
     def read_series(self, query: Query) -> list[tuple[int, SeriesHead]]:
         """Return the stored series of a query, each with its number for `read_points`.

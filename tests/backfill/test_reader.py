@@ -189,9 +189,9 @@ def test_rate_limited_backfill_pauses_until_reset(tmp_path: Path) -> None:
         assert is_complete(backfill)
 
 
-def oversized(exchange: Exchange) -> Reply:
-    """Return the correct counts, but in a body of more than 8 MiB if more than 30 buckets are requested."""
-    is_oversized = int(exchange.request.params["length"]) > 30
+def oversized(exchange: Exchange, max_length: int = 30) -> Reply:
+    """Return the correct counts, but in a body of more than 8 MiB if more than `max_length` buckets are requested."""
+    is_oversized = int(exchange.request.params["length"]) > max_length
     return transfer_faults.huge(9 * 1024**2)(exchange) if is_oversized else exchange.reply
 
 
@@ -220,12 +220,16 @@ def test_oversized_bucket_is_rejected(tmp_path: Path) -> None:
         assert lengths == ["100", "50", "25", "13", "7", "4", "2", "1"]
 
 
-def test_oversized_responses_after_interrupt_are_complete(tmp_path: Path) -> None:
-    """A chunk that was only partly fetched in smaller requests is fetched again by the next run."""
+@pytest.mark.parametrize("max_length", [30, 1])
+def test_oversized_responses_after_interrupt_are_complete(tmp_path: Path, max_length: int) -> None:
+    """A chunk that was only partly fetched in smaller requests is fetched again by the next run.
+
+    The first part of one bucket ends where the next older chunk does, which is still missing.
+    """
     with prepared_backfill(
         tmp_path, EVENT, silent_traffic(), "2026-10-01", END, extra_yaml="budget: {concurrency: 1}\n"
     ) as backfill:
-        backfill.braze.inject(oversized)
+        backfill.braze.inject(partial(oversized, max_length=max_length))
         running = backfill.begin()
         while len(backfill.braze.requests) < 20:
             backfill.clock.advance(1)
@@ -234,7 +238,6 @@ def test_oversized_responses_after_interrupt_are_complete(tmp_path: Path) -> Non
         with pytest.raises(BackfillError, match=r"of 8 calls are saved"):
             running.end(step=60)
         backfill.braze.clear_faults()
-        backfill.braze.inject(oversized)
         backfill.run()
         assert is_complete(backfill, hours=31 * 24 - 2)
 
