@@ -242,9 +242,15 @@ function changeView() {
   renderQueries();
 }
 
-const parameters = new URLSearchParams(location.hash.slice(1));
-byId("filter").value = parameters.get("q") ?? "";
-byId("sort").value = parameters.get("sort") ?? "";
+function restoreView() {
+  const parameters = new URLSearchParams(location.hash.slice(1));
+  byId("filter").value = parameters.get("q") ?? "";
+  byId("sort").value = parameters.get("sort") ?? "";
+  if (statusData) renderQueries();
+}
+
+restoreView();
+addEventListener("hashchange", restoreView); // a shared URL or another one of the history was opened
 byId("filter").addEventListener("input", changeView);
 byId("sort").addEventListener("input", changeView);
 byId("rows").addEventListener("toggle", renderQueries, true);

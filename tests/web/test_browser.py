@@ -154,6 +154,16 @@ def test_filter_and_order_survive_reload(page: Browser) -> None:
     assert page.run("return [byId('filter').value, byId('sort').value]") == ["europe", "name"]
 
 
+def test_shared_url_changes_open_page(page: Browser) -> None:
+    """Another filter in the URL of the open page is applied, and the back button restores the previous one."""
+    page.run("location.hash = 'q=europe&sort=name'")
+    page.wait("byId('sort').value === 'name'")
+    assert page.texts(TITLE) == ["app_opened", "purchase_completed", "wishlist"]
+    page.driver.back()
+    page.wait("byId('filter').value === ''")
+    assert page.text("#count") == "38 of 38 queries"
+
+
 def test_list_sorts_rows(page: Browser) -> None:
     """The queries are sorted by the selected order. Those without a value are always last."""
 
