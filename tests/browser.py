@@ -17,7 +17,7 @@ from support import wait_until
 __all__ = ["SIZES", "Browser", "Keys", "chromium"]
 
 # Screen sizes in CSS pixels.
-SIZES = {"phone": (390, 844), "tablet": (820, 1180), "desk": (1440, 900)}
+SIZES = {"narrow": (320, 568), "phone": (390, 844), "tablet": (820, 1180), "desk": (1440, 900)}
 
 
 class Browser:
