@@ -82,7 +82,9 @@ class BrazeDashboard:
         expr = f"time() - ALERTS_FOR_STATE{{{ALERT_MATCHERS}}} and ignoring (alertstate) {firing}"
         names = [label for label in QUERY_LABELS if label not in {"workspace", "kind", "unit"}]
         joined = ", ".join(f'"{label}"' for label in ("subject", *names, "pool", "list", "instance"))
-        expr = f'label_replace(label_join({expr}, "subject", " ", {joined}), "subject", "$1", "subject", " *(.*?) *")'
+        expr = (
+            f'label_replace(label_join({expr}, "subject", " ", {joined}), "subject", "$1", "subject", "(?s: *(.*?) *)")'
+        )
         return table(
             "Firing alerts",
             "Alerts of the selected workspaces and of the exporter. They need the rules that `braze-exporter rules` "

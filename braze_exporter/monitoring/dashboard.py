@@ -148,6 +148,6 @@ def _variable(label: str, query: str) -> Json:
         "sort": 1,
         "multi": True,
         "includeAll": True,
-        "allValue": ".*" if label in NAME_LABELS else ".+",
+        "allValue": "(?s:.*)" if label in NAME_LABELS else "(?s:.+)",  # names may have newlines
         "current": {"selected": True, "text": ["All"], "value": ["$__all"]},
     }

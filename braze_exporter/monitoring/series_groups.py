@@ -165,7 +165,7 @@ def name_subject(expr: str, group: SeriesGroup) -> str:
     kind = group.kind
     for label in dict.fromkeys((kind.subject_parameter, kind.subject_label)):
         if label in group.labels:
-            expr = f'label_replace({expr}, "subject", "$1", "{label}", "(.+)")'
+            expr = f'label_replace({expr}, "subject", "$1", "{label}", "(?s:(.+))")'
     return expr
 
 

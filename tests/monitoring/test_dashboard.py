@@ -210,7 +210,7 @@ def test_variables_allow_all_and_several() -> None:
     """All variables default to All, which is one short regex however many values there are."""
     for item in board("example")["templating"]["list"][1:]:
         # All includes a campaign without a known name.
-        all_value = ".*" if item["name"] in {"campaign", "canvas"} else ".+"
+        all_value = "(?s:.*)" if item["name"] in {"campaign", "canvas"} else "(?s:.+)"
         assert (item["multi"], item["includeAll"], item["allValue"]) == (True, True, all_value)
         assert item["current"]["value"] == ["$__all"]
 

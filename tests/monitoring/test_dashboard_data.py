@@ -47,13 +47,13 @@ from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory
 
 pytestmark = pytest.mark.no_cover
 
-# Has quotes, regex characters and a four-byte letter, which Grafana has to pass to Prometheus unchanged.
-ODD_NAME = r'sign "up" (a|b) \d+ 🎉'
-EVENTS = """
-{event: purchase, apps: [all, ios], segments: [all, vip], baseline: {weeks: 1}}
-{event: purchase, unit: day, apps: [all, ios], baseline: {weeks: 1}}
-{event: 'sign "up" (a|b) \\d+ 🎉', baseline: {weeks: 1}}
-{event: rare, unit: day}
+# Has quotes, regex characters, a newline and a four-byte letter, which Grafana has to pass to Prometheus unchanged.
+ODD_NAME = 'sign "up" (a|b) \\d+ 🎉\nnow'
+EVENTS = f"""
+{{event: purchase, apps: [all, ios], segments: [all, vip], baseline: {{weeks: 1}}}}
+{{event: purchase, unit: day, apps: [all, ios], baseline: {{weeks: 1}}}}
+{{event: {json.dumps(ODD_NAME, ensure_ascii=False)}, baseline: {{weeks: 1}}}}
+{{event: rare, unit: day}}
 """
 CAMPAIGN = Campaign("d8b73da7-0b7c-fc72-1d80-2f6e9c41ab05", "Win-back", channels=("email", "in_app_message"))
 CANVAS = Canvas("4ffe74b7-ca90-4046-ae7f-68b1b337f6a6", "Onboarding")
@@ -159,7 +159,7 @@ def interpolated(text: str, choice: Mapping[str, Sequence[str]]) -> str:
     def replace(match: re.Match[str]) -> str:
         values = choice.get(match[1], ())
         escaped = [re.sub(r"[\\^$.*+?()\[\]{}|]", r"\\\g<0>", value) for value in values]
-        return ".+" if not escaped else escaped[0] if len(escaped) == 1 else f"({'|'.join(escaped)})"
+        return "(?s:.+)" if not escaped else escaped[0] if len(escaped) == 1 else f"({'|'.join(escaped)})"
 
     return re.sub(r"\$\{(\w+):regex\}", replace, text).replace("$__rate_interval", "1m")
 
