@@ -170,8 +170,8 @@ def _selection_findings(results: LiveResults) -> Iterator[Finding]:
             continue
         for mismatch in item.mismatches:
             yield Finding(Level.PROBLEM, f"{item.kind.section}: {mismatch}")
-        count = f"{item.matched_count:,} of {item.listed_count:,} items in Braze's list"
-        text = f"{item.kind.section}: selectors match {count}"
+        listed = pluralize(item.listed_count, "item", "items")
+        text = f"{item.kind.section}: selectors match {item.matched_count:,} of {listed} in Braze's list"
         if item.skipped_count:
             skipped = f"{item.skipped_count:,} skipped; raise max_queries or budget.share, or match fewer items"
             yield Finding(Level.PROBLEM, f"{text}, {skipped}")

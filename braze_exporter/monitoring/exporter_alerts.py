@@ -24,7 +24,7 @@ def exporter_rules(*, has_state_file: bool) -> Iterator[Rule]:
             expr=f"increase({STATE_WRITE_FAILURES.name}[10m]) > 0",
             wait=DEFAULT_WAIT_SECONDS,
             summary="Braze exporter cannot write its state file.",
-            description='About {{ $value | printf "%.0f" }} writes of the state file failed in the last 10 minutes. '
+            description='Writes of the state file failed (about {{ $value | printf "%.0f" }} in the last 10 minutes). '
             "Until a write succeeds, counters do not increase and alerts for silent events do not fire. The log "
             "contains the error. Check for a full or read-only disk.",
         )

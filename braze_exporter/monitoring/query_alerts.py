@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from braze_exporter.braze.query import Query
+from braze_exporter.config.plurals import pluralize
 from braze_exporter.config.schema import Alerts
 from braze_exporter.config.values import format_duration
 from braze_exporter.metrics.families import QUERY_LAST_SUCCESS, QUERY_SETTLED_START, QUERY_UP
@@ -118,7 +119,7 @@ class QueryAlerts:
             f"Drop in {kind_texts(query.kind).noun}.",
             f"{capitalize(query_text(query))} {kind_texts(query.kind).verb} at {{{{ $value | humanizePercentage }}}} "
             f"of the baseline. The newest settled {query.unit} is compared with the median of the last "
-            f"{query.baseline_weeks} weeks {when}.{by_app}",
+            f"{pluralize(query.baseline_weeks, 'week', 'weeks')} {when}.{by_app}",
         )
 
     def _limit_rule(self, heading: str, operator: str, limit: float) -> Rule:

@@ -103,8 +103,8 @@ def _query_rules(scope: Scope) -> Iterator[Rule]:
         f"{_auth_failures(scope, 'workspace, reason')} > 0\nand on (workspace) ({queries} > 0 unless {up} > 0)",
         wait=SHORT_WAIT_SECONDS,
         summary="Braze rejects the API key.",
-        description="Braze rejected the API key of workspace {{ $labels.workspace }} ({{ $labels.reason }}) in about "
-        '{{ $value | printf "%.0f" }} requests in the last 10 minutes. '
+        description="Braze rejected requests with the API key of workspace {{ $labels.workspace }} "
+        '({{ $labels.reason }}; about {{ $value | printf "%.0f" }} in the last 10 minutes). '
         f"If the reason is unauthorized and {metrics.UP.name} is 0, the key is wrong or deleted, or `url` is that of "
         f"another Braze instance. If it is unauthorized and {metrics.UP.name} is 1, the key lacks a permission. If it "
         "is forbidden, the key lacks a permission or does not allow the exporter's IP address. The log and the status "
@@ -190,8 +190,9 @@ def _list_rules(scope: Scope) -> Iterator[Rule]:
         "BrazeItemsSkipped",
         f"{scope.latest(metrics.DISCOVERY_SKIPPED)} > 0",
         summary="Items that selectors match are skipped.",
-        description='{{ $value | printf "%.0f" }} items that selectors of {{ $labels.kind }} match in workspace '
-        "{{ $labels.workspace }} have no queries. They exceed `max_queries` or `budget.share`, so they have neither "
+        description="Selectors of {{ $labels.kind }} in workspace {{ $labels.workspace }} match items without queries "
+        '({{ $value | printf "%.0f" }}). '
+        "They exceed `max_queries` or `budget.share`, so they have neither "
         "values nor alerts. Raise the limit, select fewer items, or refresh less often.",
     )
 

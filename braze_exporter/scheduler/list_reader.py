@@ -7,6 +7,7 @@ from braze_exporter.braze.calls import EndOfCall
 from braze_exporter.braze.client import Client
 from braze_exporter.braze.errors import BrazeError, invalid_response
 from braze_exporter.braze.lists import ListEndpoint, ListItem
+from braze_exporter.config.plurals import pluralize
 from braze_exporter.scheduler.admission import CircuitOpen, Permit
 from braze_exporter.scheduler.clients import WorkspaceClient
 
@@ -56,7 +57,7 @@ class ListPager:
         if items and len(self._items) == before:
             raise invalid_response(f"page {self.pages_read - 1} repeats earlier items")
         if self.pages_read == MAX_PAGES or self._characters > MAX_CHARACTERS:
-            raise invalid_response(f"the list does not end after {self.pages_read:,} pages")
+            raise invalid_response(f"the list does not end after {pluralize(self.pages_read, 'page', 'pages')}")
         return False
 
 

@@ -43,6 +43,7 @@ function show(target, data, create) {
 const numberFormat = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
 const percentFormat = new Intl.NumberFormat("en", { style: "percent", signDisplay: "exceptZero", maximumFractionDigits: 0 });
 const formatNumber = (value) => (value === null ? "–" : numberFormat.format(value));
+const pluralize = (number, singular, plural) => `${formatNumber(number)} ${number === 1 ? singular : plural}`;
 
 function formatTime(seconds, zone, format) {
   const inZone = (timeZone) => new Date(seconds * 1_000).toLocaleString("en-GB", { ...TIME_FORMATS[format], timeZone });
@@ -98,7 +99,7 @@ function chartElement({ unit, starts, values, settled_count: settledCount }) {
   const top = Math.max(0, ...known) || 1;
   const bar = (value, index) => (value === null ? "" : `M${slots[index]} 1V${Math.min(0.97, 1 - value / top)}h.75V1z`);
   const bars = values.map(bar);
-  const label = `${known.length} points from ${formatNumber(Math.min(...known))} to ${formatNumber(Math.max(...known))}`;
+  const label = `${pluralize(known.length, "point", "points")} from ${formatNumber(Math.min(...known))} to ${formatNumber(Math.max(...known))}`;
   return element(
     "svg",
     { class: "chart", viewBox: `0 0 ${slots.at(-1) + 0.75} 1`, preserveAspectRatio: "none", role: "img", "aria-label": label },
@@ -189,7 +190,7 @@ function renderQueries() {
     focused.focus({ preventScroll: true });
   }
   const part = matches.length > MAX_ROWS ? `, the first ${MAX_ROWS} are shown` : "";
-  const count = `${formatNumber(matches.length)} of ${formatNumber(statusData.queries.length)} queries${part}`;
+  const count = `${formatNumber(matches.length)} of ${pluralize(statusData.queries.length, "query", "queries")}${part}`;
   show(byId("count"), count, () => [count]);
 }
 

@@ -303,6 +303,9 @@ def test_selected_items_are_fetched(braze: CheckLiveRig) -> None:
         "production: 1 of 1 query succeeded",
         "production: custom_events: selectors match 1 of 2 items in Braze's list",
     ]
+    braze.braze.traffic = RecordedCounts(events=["purchase"])
+    assert "production: custom_events: selectors match 1 of 1 item in Braze's list" in braze.check("{regex: '.*'}")[1]
+    braze.braze.traffic = RecordedCounts(events=["purchase", "signup"])
     (problem,) = braze.problems("{regex: 'x.*'}\n{regex: 'p.*'}")
     assert problem == 'custom_events: regex "x.*" matches none of 2 items in Braze\'s list'
     (problem,) = braze.problems("{regex: '.*'}", extra_yaml="max_queries: 1\n")

@@ -161,7 +161,7 @@ def items_skipped(count: int) -> ExpectedAlert:
     """Return the expected alert for skipped events."""
     return ExpectedAlert(
         "BrazeItemsSkipped",
-        f"{count} items that selectors of custom_events match in workspace production have no queries.",
+        f"Selectors of custom_events in workspace production match items without queries ({count}).",
         {**EXPORTER_LABELS, "kind": "custom_events"},
     )
 
@@ -529,8 +529,8 @@ SCENARIOS = {
             minute: [
                 ExpectedAlert(
                     "BrazeAPIKeyRejected",
-                    f"Braze rejected the API key of workspace production (unauthorized) in about {count} requests in "
-                    "the last 10 minutes.",
+                    "Braze rejected requests with the API key of workspace production (unauthorized; about "
+                    f"{count} in the last 10 minutes).",
                     {**EXPORTER_LABELS, "severity": "critical", "reason": "unauthorized"},
                 )
             ]
@@ -630,7 +630,7 @@ SCENARIOS = {
             minute: [
                 ExpectedAlert(
                     "BrazeExporterStateWriteFailing",
-                    f"About {count} writes of the state file failed in the last 10 minutes.",
+                    f"Writes of the state file failed (about {count} in the last 10 minutes).",
                     {"severity": "warning", "job": "braze", "instance": "exporter:27293"},
                 )
             ]

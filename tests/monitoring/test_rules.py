@@ -451,6 +451,14 @@ def test_thresholds_follow_query() -> None:
     assert ages(mixed) == {f"< {24 * HOUR}", "< 3600", "< 2700", f"> {74 * HOUR}"}
 
 
+@pytest.mark.parametrize(("weeks", "text"), [(1, "the last 1 week at"), (4, "the last 4 weeks at")])
+def test_weeks_of_baseline_are_counted(weeks: int, text: str) -> None:
+    """The description of a drop has the number of weeks, in the singular or the plural."""
+    config = workspace_yaml(URL, f"{{event: a, baseline: {{weeks: {weeks}}}, alerts: {{drop: 0.5}}}}")
+    (drop,) = (rule for rule in alerts_of(generated_rules(config)) if rule["alert"] == "BrazeEventDrop")
+    assert text in drop["annotations"]["description"]
+
+
 def test_promql_string_is_escaped() -> None:
     """Control characters and characters that change the text direction are escaped by their codes."""
     text = 'a "b" \\ é 🎉 \n \r \0 \N{RIGHT-TO-LEFT OVERRIDE} \U000e0001'

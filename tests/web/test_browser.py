@@ -310,6 +310,7 @@ def test_stopped_exporter_is_shown(browser: Browser, tmp_path: Path) -> None:
             program.scrape()
             browser.wait("!document.querySelector('#errors').textContent")
             assert browser.text("#rows .level") == "up"
+            assert browser.text("#count") == "1 of 1 query"
         browser.wait("document.querySelector('#errors').textContent.startsWith('No response from the exporter')")
         with Program.start([f"--config.file={config}"], port=program.port) as again:
             again.scrape()
