@@ -6,6 +6,7 @@
 // queries first. This script formats numbers and times, and filters and sorts.
 
 const UPDATE_INTERVAL_MS = 5_000; // the minimum; it is longer if responses are slow
+const MAX_UPDATE_INTERVAL_MS = 60_000;
 const MAX_ROWS = 200;
 const UNIT_SECONDS = { hour: 3_600, day: 86_400 };
 const TIME_FORMATS = {
@@ -234,7 +235,8 @@ async function update() {
     }
   }
   clearTimeout(timer);
-  timer = setTimeout(update, Math.max(UPDATE_INTERVAL_MS, 20 * (performance.now() - startedAt)));
+  const interval = Math.max(UPDATE_INTERVAL_MS, 20 * (performance.now() - startedAt));
+  timer = setTimeout(update, Math.min(MAX_UPDATE_INTERVAL_MS, interval));
 }
 
 // The fragment of the URL keeps the filter and the order across reloads and in shared URLs.

@@ -48,6 +48,16 @@ const before = requests();
 await update();
 return requests() - before;
 """
+# Returns the milliseconds from an update that fails after 20 seconds to the next update.
+DELAY_SCRIPT = """
+let delay;
+let passed = 0;
+performance.now = () => passed;
+window.fetch = async () => { passed = 20_000; throw new Error("signal timed out"); };
+window.setTimeout = (_, milliseconds) => { delay = milliseconds; };
+await update();
+return delay;
+"""
 # `OVERFLOW_SCRIPT` returns the classes of elements that are wider than their card or the screen. `SMALL_TARGETS_SCRIPT`
 # returns the texts of targets too low to be hit.
 OVERFLOW_SCRIPT = """
@@ -315,6 +325,11 @@ def test_stopped_exporter_is_shown(browser: Browser, tmp_path: Path) -> None:
         with Program.start([f"--config.file={config}"], port=program.port) as again:
             again.scrape()
             browser.wait("!document.querySelector('#errors').textContent")
+
+
+def test_update_follows_timeout_within_minute(page: Browser) -> None:
+    """After a response that never came, the page requests the status again a minute later."""
+    assert page.run(DELAY_SCRIPT) == 60_000
 
 
 def test_page_with_2000_queries_is_usable(browser: Browser, tmp_path: Path) -> None:
