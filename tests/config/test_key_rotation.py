@@ -1,10 +1,11 @@
 """Test that a 401 or 403 holds only its endpoint, until every endpoint in use has rejected the key."""
 
+import contextlib
 import itertools
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -444,26 +445,41 @@ def test_rotated_key_gains_missing_permission(tmp_path: Path) -> None:
         assert set(rotation.keys()) == {NEW_KEY}
 
 
-def test_key_files_of_two_workspaces_are_rotated_one_after_the_other(tmp_path: Path) -> None:
-    """The workspace whose file has the old key for longer is up soon after its file changes too."""
+@contextlib.contextmanager
+def two_key_files(directory: Path, *keys: str) -> Iterator[tuple[ExporterRig, list[Path]]]:
+    """Run the exporter with two workspaces of the same url, with these keys in files."""
     with running_exporter("{event: purchase}", silent_traffic()) as exporter:
-        files = [write_file(tmp_path / name, KEY) for name in ("first", "second")]
+        files = [Path(write_file(directory / f"key{at}", key)) for at, key in enumerate(keys)]
         item = workspace_item_yaml(exporter.url, "{event: signup}", name="staging")
         item = item.replace("api_key_env: BRAZE_API_KEY", f"api_key_file: {files[1]}")
         exporter.apply_config(
             "{event: purchase}", extra_yaml=item, **{"api_key_env: BRAZE_API_KEY\n": f"api_key_file: {files[0]}\n"}
         )
         scrape_for(exporter, 60)
+        yield exporter, files
+
+
+def test_key_files_of_two_workspaces_are_rotated_one_after_the_other(tmp_path: Path) -> None:
+    """The workspace whose file has the old key for longer is up soon after its file changes too."""
+    with two_key_files(tmp_path, KEY, KEY) as (exporter, files):
         assert exporter.page().values("braze_up") == [1, 1]
         exporter.braze.key = NEW_KEY
         scrape_for(exporter, 600)
         expected = [0, 0]
         for at, file in enumerate(files):
             assert exporter.page().values("braze_up") == expected
-            write_file(Path(file), NEW_KEY)
+            write_file(file, NEW_KEY)
             scrape_for(exporter, 2 * AUTH_RETRY_SECONDS)
             expected[at] = 1
         assert exporter.page().values("braze_up") == expected
+
+
+def test_probe_reads_no_file_of_another_key(tmp_path: Path) -> None:
+    """While the key of one workspace is rejected, a working key of another is not replaced."""
+    with two_key_files(tmp_path, "a-rejected-key", KEY) as (exporter, files):
+        write_file(files[1], NEW_KEY)
+        scrape_for(exporter, 600)
+        assert exporter.page().values("braze_up") == [0, 1]
 
 
 def test_key_revoked_soon_after_success_is_detected_early() -> None:
