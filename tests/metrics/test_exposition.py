@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import response_faults
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -86,10 +86,12 @@ def test_no_created_series_are_exposed(pages: tuple[str, str]) -> None:
 
 
 text_values = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+ESCAPED = '"quoted", \\ and\na line'
 label_sets = st.dictionaries(st.sampled_from(["workspace", "event", "braze_app", "segment"]), text_values, min_size=1)
 numbers = st.one_of(st.floats(), st.integers(0, 10**18).map(float))
 
 
+@example("counter", ESCAPED, {"event": ESCAPED}, 1.0)
 @given(st.sampled_from(["gauge", "counter"]), text_values, label_sets, numbers)
 def test_lines_equal_those_of_client_library(kind: str, text: str, labels: dict[str, str], value: float) -> None:
     """Headers and samples equal those of `prometheus_client` byte for byte, for any labels, help and value."""
