@@ -4,7 +4,8 @@ A `TimeFormatter` formats the time that is a number of seconds from now.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
 from typing import TypeAlias
@@ -105,7 +106,7 @@ def retry_message(seconds: float, format_time_in: TimeFormatter) -> str:
 def workspace_messages(
     status_counts: Counter[QueryStatus],
     limiter_status: LimiterStatus,
-    paths: Collection[str],
+    pools: Mapping[str, str],
     format_time_in: TimeFormatter,
     *,
     list_messages: Sequence[StatusMessage] = (),
@@ -114,12 +115,17 @@ def workspace_messages(
 ) -> list[StatusMessage]:
     """Return the health of a workspace as messages, the most urgent first.
 
-    `status_counts` are the numbers of its queries by status, `paths` the paths of their endpoints. `list_messages` are
-    the messages about its lists. `remaining_history` is the number of calls for history that remain.
-    `mismatched_zone` is the configured time zone if Braze's days differ from it, otherwise empty.
+    `status_counts` are the numbers of its queries by status, `pools` the names of their pools by the path of the
+    endpoint. `list_messages` are the messages about its lists. `remaining_history` is the number of calls for history
+    that remain. `mismatched_zone` is the configured time zone if Braze's days differ from it, otherwise empty.
     """
-    failures = [failure for path, failure in limiter_status.endpoint_failures.items() if path in paths]
-    if limiter_status.failure is not None and paths:
+    pause_seconds = {pool: pause.seconds for pool, pause in limiter_status.pauses.items()}
+    failures = [
+        replace(failure, seconds=max(failure.seconds, pause_seconds.get(pools[path], 0.0)))
+        for path, failure in limiter_status.endpoint_failures.items()
+        if path in pools
+    ]
+    if limiter_status.failure is not None and pools:
         failures = [limiter_status.failure]
     prefix = "Braze has not responded yet: " if limiter_status.start_failure is not None else ""
     messages = [

@@ -85,7 +85,7 @@ def _add_workspace(
     messages = status_messages.workspace_messages(
         Counter(states),
         limiter_status,
-        {views[0].query_state.query.kind.path for views in views_by_query},
+        {kind.path: kind.pool.name for kind in (views[0].query_state.query.kind for views in views_by_query)},
         format_time_in,
         list_messages=list_messages,
         remaining_history=snapshot.remaining_history.get(name, 0),

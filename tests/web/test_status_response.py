@@ -33,6 +33,7 @@ from braze_exporter.config.loading import load_config
 from braze_exporter.metrics.collector import query_status
 from braze_exporter.metrics.self_families import QueryStatus
 from braze_exporter.scheduler.admission import LimiterStatus
+from braze_exporter.scheduler.key_state import BlockingFailure
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.rate_limiter import Pause, PauseReason
@@ -517,7 +518,7 @@ def test_several_pauses_and_failures_are_shown() -> None:
     pause = Pause(PauseReason.RESERVE, 60.0)
     limiter_status = LimiterStatus({"default": pause, "lists": pause}, None, {}, None)
     assert status_messages.workspace_messages(
-        Counter({QueryStatus.UP: 2}), limiter_status, set(), lambda seconds: f"+{seconds:g}"
+        Counter({QueryStatus.UP: 2}), limiter_status, {}, lambda seconds: f"+{seconds:g}"
     ) == [
         *(
             (
@@ -528,6 +529,17 @@ def test_several_pauses_and_failures_are_shown() -> None:
         ),
         (status_messages.Level.OK, "All 2 queries are up."),
     ]
+
+
+def test_rejected_endpoint_waits_for_pause_of_its_pool() -> None:
+    """The next attempt at an endpoint that rejects the key is not before the end of the pause of its pool."""
+    failure = BlockingFailure(BrazeError(Reason.FORBIDDEN, FORBIDDEN), 60.0)
+    pauses = {"default": Pause(PauseReason.RESERVE, 600.0), "lists": Pause(PauseReason.RESERVE, 900.0)}
+    limiter_status = LimiterStatus(pauses, None, {CUSTOM_EVENTS.path: failure}, None)
+    messages = status_messages.workspace_messages(
+        Counter(), limiter_status, {CUSTOM_EVENTS.path: "default"}, lambda seconds: f"+{seconds:g}"
+    )
+    assert messages[0] == (status_messages.Level.ERROR, f"{FORBIDDEN}. Next attempt at +600.")
 
 
 def test_campaign_is_shown_as_one_value() -> None:
