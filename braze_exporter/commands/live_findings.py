@@ -202,8 +202,8 @@ def _no_data_findings(succeeded: Iterable[QueryState]) -> Iterator[Finding]:
         if any(value for _, value in values):
             continue
         if values:
-            count = len({start for start, _ in values})
-            yield Finding(Level.NOTE, f"all values of the last {count} {query.unit}s are 0", query)
+            buckets = pluralize(len({start for start, _ in values}), query.unit, f"{query.unit}s")
+            yield Finding(Level.NOTE, f"all values of the last {buckets} are 0", query)
         elif _starts(query_state):
             yield Finding(Level.PROBLEM, "no bucket of the response has a number", query)
         else:

@@ -184,6 +184,14 @@ def test_response_of_holes_only_is_reported(braze: CheckLiveRig) -> None:
     ]
 
 
+def test_single_zero_is_reported_in_singular(braze: CheckLiveRig) -> None:
+    """A response with one hour is reported as one hour."""
+    hour = datetime.fromtimestamp(CURRENT_HOUR, NEW_YORK).isoformat()
+    braze.braze.inject(response_faults.data([{"time": hour, "count": 0}]), path="/events/data_series")
+    note = "custom_events signup (hourly): all values of the last 1 hour are 0"
+    assert f"production: note: {note}" in braze.check("{event: signup}")[1]
+
+
 def test_check_live_program_succeeds(tmp_path: Path) -> None:
     """The program prints the output of `check` and then the results; the exit code is 1 if there is a problem."""
     with running_braze(RecordedCounts(events=["purchase"])) as (running, server):
