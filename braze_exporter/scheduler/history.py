@@ -160,15 +160,14 @@ def merge_ranges(ranges: Iterable[HistoryRange], query: Query, now: float) -> tu
 def missing_ranges(query: Query, ranges: Iterable[HistoryRange], now: float) -> list[HistoryRange]:
     """Return the ranges of the history for the baseline of `query` at `now`, except the known `ranges`.
 
-    The newest one comes first.
+    The newest one comes first. Nothing is missing after the last known range, since the next usual fetch requests it.
     """
     if not query.baseline_weeks:
         return []
     oldest, newest = history_bounds(query, now)
     gaps, end = [], oldest
-    for start, range_end in merge_ranges(ranges, query, now):
+    for start, range_end in merge_ranges(ranges, query, now) or [(newest, newest)]:
         if start - end >= query.unit.seconds:
             gaps.append((end, min(start, newest)))
         end = max(end, range_end)
-    gaps.append((end, newest))
     return [gap for gap in reversed(gaps) if gap[0] < gap[1]]

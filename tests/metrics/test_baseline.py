@@ -194,7 +194,7 @@ def hours_in(ranges: Iterable[HistoryRange]) -> set[int]:
 
 
 def test_missing_history_is_all_that_is_not_known() -> None:
-    """What is known and what is missing are together the whole history, and overlap at their ends at most."""
+    """What is known and what is missing are the history up to the newest known part, and overlap only at their ends."""
     query_ = query(weeks=1)
     for seed in range(200):
         draw = Random(seed)  # noqa: S311 - does not need to be secure
@@ -204,12 +204,11 @@ def test_missing_history_is_all_that_is_not_known() -> None:
         merged = merge_ranges(ranges, query_, now)
         assert hours_in(merged) == hours_in(ranges)
         assert all(newer[0] - older[1] >= HOUR for older, newer in itertools.pairwise(merged))
-        missing, bounds = missing_ranges(query_, ranges, now), history_bounds(query_, now)
+        missing, (oldest, newest) = missing_ranges(query_, ranges, now), history_bounds(query_, now)
+        newest = max(oldest, min([newest, *[end for _, end in merged[-1:]]]))
         assert missing == sorted(missing, reverse=True)
-        assert hours_in([(bounds[0] + HOUR, bounds[1])]) <= hours_in(missing) | hours_in(ranges)
-        unknown = (
-            bounds[1] - bounds[0] - sum(max(0, min(end, bounds[1]) - max(start, bounds[0])) for start, end in merged)
-        )
+        assert hours_in([(oldest + HOUR, newest)]) <= hours_in(missing) | hours_in(ranges)
+        unknown = newest - oldest - sum(max(0, min(end, newest) - max(start, oldest)) for start, end in merged)
         assert unknown - HOUR * len(merged) <= sum(end - start for start, end in missing) <= unknown
 
 
@@ -286,6 +285,18 @@ def test_history_is_completed_once_with_long_settle(settle: str) -> None:
             exporter.scrape()
             assert exporter.wait_for_history()
         assert history_requests(exporter) == requested
+
+
+def test_history_is_completed_once_with_long_refresh() -> None:
+    """History that takes hours to read is read once. The next usual fetch requests what has settled meanwhile."""
+    entry = "{event: purchase, settle: 30h, refresh_interval: 40h, baseline: {weeks: 4}}"
+    with running_exporter(entry, shop(NOW + 2 * 86_400)) as exporter:
+        for _ in range(48):
+            exporter.scrape()
+            exporter.wait_for_history()
+            exporter.clock.advance(HOUR)
+        assert exporter.wait_for_history()
+        assert history_requests(exporter) == 7
 
 
 @pytest.mark.parametrize("settle", ["4d", "5d", "30d"])
