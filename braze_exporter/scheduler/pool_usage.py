@@ -51,9 +51,14 @@ class PoolUsage:
 
     @property
     def exceeds_history(self) -> bool:
-        """Whether the queries leave too few calls for the history of baselines."""
+        """Whether the history of baselines needs too many calls."""
+        return self.startup_calls > self.max_startup_calls
+
+    @property
+    def max_startup_calls(self) -> float:
+        """The maximum of `startup_calls`: those of the share in an hour, or half of what the queries leave in a day."""
         left = (self.allowed_hourly_calls - self.hourly_calls) / 2
-        return self.startup_calls > min(self.allowed_hourly_calls, MAX_HISTORY_HOURS * left)
+        return min(self.allowed_hourly_calls, MAX_HISTORY_HOURS * left)
 
     def select(self, queries: Iterable[Query]) -> list[Query]:
         """Return the queries of the workspace whose calls are in the pool."""
@@ -107,12 +112,11 @@ def _describe_overuse(usage: PoolUsage, queries: Sequence[Query]) -> str:
 
 
 def _describe_history(usage: PoolUsage) -> str:
+    longer_refresh = ", or a longer refresh_interval" if usage.startup_calls <= usage.allowed_hourly_calls else ""
     return (
-        f"baselines need {pluralize(usage.startup_calls, 'call', 'calls')} after a start, but the queries leave "
-        f"{math.floor(usage.allowed_hourly_calls - usage.hourly_calls):,} of the "
-        f"{pluralize(math.floor(usage.allowed_hourly_calls), 'call', 'calls')} per hour "
-        f"that budget.share allows in the {usage.pool.name} pool, and history may use half of them; "
-        "configure fewer weeks, fewer baselines or a longer refresh_interval"
+        f"baselines need {pluralize(usage.startup_calls, 'call', 'calls')} after a start, but budget.share allows "
+        f"at most {math.floor(usage.max_startup_calls):,} for them in the {usage.pool.name} pool beside the queries; "
+        f"configure fewer weeks or fewer baselines{longer_refresh}"
     )
 
 
