@@ -35,9 +35,10 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             if usage.startup_calls
             else ""
         )
+        calls = pluralize(usage.hourly_calls, "call", "calls") if usage.hourly_calls >= 1 else "less than 1 call"
         print(
             f"{shorten(usage.workspace)}: {pluralize(usage.query_count, 'query needs', 'queries need')} "
-            f"{pluralize(usage.hourly_calls, 'call', 'calls')} per hour in the {usage.pool.name} pool{startup}; "
+            f"{calls} per hour in the {usage.pool.name} pool{startup}; "
             f"budget.share allows {usage.allowed_hourly_calls:,.0f} of {usage.pool.per_hour:,.0f}"
         )
     for name in (workspace.spec.name for workspace in config.workspaces):

@@ -42,11 +42,12 @@ def test_zone_without_dst_is_reported(tmp_path: Path, zone: str, *, has_warning:
     assert (done.returncode, done.stderr) == (0, warning if has_warning else "")
 
 
-def test_single_query_and_call_are_singular(tmp_path: Path) -> None:
-    """One query and one call are named in singular."""
-    event = "{event: purchase, refresh_interval: 1h}"
+@pytest.mark.parametrize(("refresh", "calls"), [("30m", "2 calls"), ("1h", "1 call"), ("90m", "less than 1 call")])
+def test_calls_of_single_query_are_named(tmp_path: Path, refresh: str, calls: str) -> None:
+    """One query and one call are named in singular, and a query that is fetched less than hourly needs some calls."""
+    event = f"{{event: purchase, refresh_interval: {refresh}}}"
     config = write_file(tmp_path / "config.yaml", workspace_yaml("https://rest.iad-01.braze.com", event))
     output = run_program("check", f"--config.file={config}", BRAZE_API_KEY=KEY).stdout
     assert output.startswith(
-        f"{config} is valid: 1 query\nproduction: 1 query needs 1 call per hour in the default pool;"
+        f"{config} is valid: 1 query\nproduction: 1 query needs {calls} per hour in the default pool;"
     )
