@@ -90,10 +90,10 @@ class QueryState:
         """Set when the query is fetched next, after a fetch that ended at `now` with `error`.
 
         Usually the next time is one refresh after the previous next time, so that the query makes 3600 / refresh calls
-        per hour. The wait doubles with each consecutive transient failure, and is multiplied by `jitter`. After a 401
-        or 403 the query waits for `AUTH_RETRY_SECONDS`, or for its refresh if that is shorter. After a 429, or if
-        Braze has never responded and is not `is_reached`, the query stays due, and is fetched when calls are allowed
-        again.
+        per hour. After a probe that was not due it is one refresh after that. The wait doubles with each consecutive
+        transient failure, and is multiplied by `jitter`. After a 401 or 403 the query waits for `AUTH_RETRY_SECONDS`,
+        or for its refresh if that is shorter. After a 429, or if Braze has never responded and is not `is_reached`, the
+        query stays due, and is fetched when calls are allowed again.
         """
         refresh = self.query.refresh_seconds
         reason = error.reason if error is not None else None
@@ -111,8 +111,9 @@ class QueryState:
         if self.failures:
             self.next_at = now + backoff_seconds(refresh, self.failures, max(MAX_BACKOFF_SECONDS, refresh), jitter)
             return
+        was_due = self.is_due(now)
         self.next_at += refresh
-        if self.is_due(now):  # missed fetches are skipped
+        if not was_due or self.is_due(now):  # a probe came early, or missed fetches are skipped
             self.next_at = now + refresh
 
     def update(self, query: Query, now: float) -> None:

@@ -495,6 +495,19 @@ def test_open_circuit_is_probed_without_due_queries(events: str) -> None:
         assert len(usual) <= 3
 
 
+def test_query_is_fetched_one_refresh_after_early_probe() -> None:
+    """A query that probes the key before it is due is fetched again one `refresh_interval` after the probe."""
+    sessions = "    sessions: [{unit: hour}]\n"
+    with running_exporter("{event: event 00, refresh_interval: 1m}", silent_traffic(), extra_yaml=sessions) as exporter:
+        for minute in range(10):
+            if minute == 3:
+                exporter.braze.inject(response_faults.status(401), times=1)
+            exporter.scrape()
+            exporter.clock.advance(60)
+        times = [request.time - NOW for request in exporter.braze.requests if request.path == "/sessions/data_series"]
+    assert times == [0, 240, 540]
+
+
 OTHER_POOLS = """\
     sessions: [{apps: [all]}]
     campaigns: [{campaign: 0c38a773-8e62-4f0c-9e0f-1a2b3c4d5e6f}]
