@@ -18,6 +18,9 @@ from braze_exporter.state.state_file import inspect_state_file
 # Names of time zones that keep the same offset all year. Users may expect DST.
 _FIXED_ZONE = re.compile(r"[EMH]ST|(?:Etc/)?GMT[+-]?[0-9]*")
 
+# A list is read to its end: at least one page, and an empty one.
+_MIN_CALLS_PER_LIST = 2
+
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Validate a config, print its queries, calls, permissions and raised settings, and return the exit code.
@@ -43,7 +46,9 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         )
     for name in (workspace.spec.name for workspace in config.workspaces):
         print(f"{shorten(name)}: {_describe_permissions(plan, name)}")
-    for problem in config.make_error([*_shared_keys(config), *_zones_without_dst(config)]).problems:
+    for problem in config.make_error(
+        [*_shared_keys(config), *_zones_without_dst(config), *_unread_lists(config, plan)]
+    ).problems:
         print(f"warning: {problem.render(config.source)}", file=sys.stderr)
     for raised in raised_settings(config):
         print(raised.render(config.source))
@@ -86,6 +91,19 @@ def _zones_without_dst(config: Config) -> Iterator[tuple[KeyPath, str]]:
         if zone is not None and _FIXED_ZONE.fullmatch(zone.key):
             text = f"{zone.key} has no DST; if the company's clock changes, set a name such as America/New_York"
             yield (*workspace.path, "timezone"), text
+
+
+def _unread_lists(config: Config, plan: Plan) -> Iterator[tuple[KeyPath, str]]:
+    """Yield a problem for each pool in which the queries leave too few calls to read its lists every hour."""
+    paths = {workspace.spec.name: workspace.path for workspace in config.workspaces}
+    for usage in plan.pool_usage:
+        lists = [item for item in required_lists(plan).get(usage.workspace, ()) if item.pool is usage.pool]
+        left = usage.allowed_hourly_calls - usage.hourly_calls
+        if left < _MIN_CALLS_PER_LIST * len(lists):
+            names = " and ".join(item.item_names[1] for item in lists)
+            text = f"the queries leave {pluralize(left, 'call', 'calls')} per hour of budget.share in the"
+            fix = "set a longer refresh_interval, or configure fewer queries"
+            yield paths[usage.workspace], f"{text} {usage.pool.name} pool, too few to read the lists of {names}; {fix}"
 
 
 def _check_state_file(config: Config) -> None:

@@ -51,3 +51,17 @@ def test_calls_of_single_query_are_named(tmp_path: Path, refresh: str, calls: st
     assert output.startswith(
         f"{config} is valid: 1 query\nproduction: 1 query needs {calls} per hour in the default pool;"
     )
+
+
+@pytest.mark.parametrize(("products", "calls"), [(24, None), (25, "0 calls")])
+def test_lists_that_cannot_be_read_are_reported(tmp_path: Path, products: int, calls: str | None) -> None:
+    """Queries that leave too few calls of the share to read the lists every hour are reported by a warning."""
+    purchases = "".join(f"      - product: p{number}\n" for number in range(products))
+    text = workspace_yaml("https://rest.iad-01.braze.com", EVENT) + f"    purchases:\n{purchases}"
+    config = write_file(tmp_path / "config.yaml", text)
+    done = run_program("check", f"--config.file={config}", BRAZE_API_KEY=KEY)
+    problem = f"the queries leave {calls} per hour of budget.share in the lists pool"
+    reason = "too few to read the lists of events and products"
+    fix = "set a longer refresh_interval, or configure fewer queries"
+    warning = f"warning: {config}:2: workspaces[0]: {problem}, {reason}; {fix}\n"
+    assert (done.returncode, done.stderr) == (0, warning if calls else "")
