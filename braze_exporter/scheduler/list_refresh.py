@@ -199,7 +199,8 @@ class ListRefresher:
             if not has_ended:
                 self._queue(read_state, self._page_job(read_state, pager))
 
-        return Job(list_endpoint.path, Priority.LIST, read_state.next_at, admit, run)
+        # The list whose last read ended first comes first, since the budget may be too small for all lists.
+        return Job(list_endpoint.path, Priority.LIST, read_state.key_checked_at, admit, run)
 
     def _read_page(self, read_state: ListReadState, pager: ListPager, admitted: Permit | Deferred) -> bool:
         """Read a page, and return whether the read has ended."""

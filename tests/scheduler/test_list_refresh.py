@@ -722,6 +722,18 @@ def test_archived_campaign_keeps_name() -> None:
             assert page.value(UNLISTED, kind="campaigns", subject=WELCOME) == (not is_listed)
 
 
+def test_lists_share_small_budget() -> None:
+    """With one call an hour for two lists, both are read."""
+    changes = {"    custom_events:": "    purchases: [{regex: '.*', refresh_interval: 1d}]\n    custom_events:"}
+    with running_exporter("{event: a}", shop("a"), reads_lists=True) as exporter:
+        exporter.apply_config("{regex: '.*'}", extra_yaml="budget: {share: 0.001}\n", **changes)
+        for _ in range(9):
+            read_lists(exporter)
+            exporter.clock.advance(3_600)
+        assert requested_pages(exporter, "/events/list") >= 3
+        assert requested_pages(exporter, "/purchases/product_list") >= 3
+
+
 def test_lists_leave_calls_to_queries() -> None:
     """In the default pool, a list leaves half of the burst to queries."""
     extra_yaml = "budget: {share: 0.001}\n"
