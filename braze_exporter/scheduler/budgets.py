@@ -156,19 +156,22 @@ class Budgets:
         return workspace_key in changed
 
     def _change_key(self, workspace_key: WorkspaceKey, admission: Admission) -> None:
-        """Use the current API key of a workspace. A new key takes over the budget of the previous one."""
+        """Use the current API key of a workspace.
+
+        A new key takes over the budget of the previous one. A key that no workspace uses any more is forgotten.
+        """
         digest = hashlib.sha256(f"{self._salt}:{admission.api_key.reveal()}".encode()).hexdigest()
         url, before = workspace_key.url, self._key_digests.get(workspace_key)
-        if before != digest:
-            self._key_digests[workspace_key] = digest
-            self._is_changed = True
-            self._write()
         if (url, digest) not in self._budgets:
             budget = self._budgets.get((url, before)) if before is not None else None
             self._budgets[url, digest] = budget or self._make_budget()
+        if before != digest:
+            self._key_digests[workspace_key] = digest
             others = (other for key, other in self._key_digests.items() if key.url == url)
             if before is not None and before not in others:
                 self._budgets.pop((url, before), None)
+            self._is_changed = True
+            self._write()
         admission.budget = self._budgets[url, digest]
         admission.key_state = self._key_states.setdefault((url, digest), KeyState())
 

@@ -190,6 +190,25 @@ def test_rotated_key_keeps_budget(rig: RestartRig, *, is_restarted: bool) -> Non
     assert 60 <= rig.calls <= 60 + 9 * CALLS_PER_SECOND
 
 
+def test_key_that_comes_back_after_restart_shares_budget(rig: RestartRig) -> None:
+    """A key that two workspaces have replaced fills nothing if they return to it, even after a restart."""
+    events = EVENTS.splitlines()
+
+    def load(exporter: Exporter, key: str, events: list[str]) -> None:
+        rig.environ["BRAZE_API_KEY"] = rig.braze.key = key
+        rig.load(exporter, "one", "two", events="\n".join(events))
+        rig.scrape(exporter)
+
+    with rig.start() as exporter:
+        load(exporter, "first-key", events[:30])
+        load(exporter, "second-key", events[:30])
+    rig.clock.advance(300)
+    with rig.start() as exporter:
+        load(exporter, "second-key", events[:30])
+        load(exporter, "first-key", events[30:])  # its queries are new, so that all are due
+    assert rig.calls == 60 + 60
+
+
 def test_key_of_reread_file_keeps_budget(rig: RestartRig, tmp_path: Path) -> None:
     """A new key in the key file, which a probe reads, fills nothing, and takes the budget along to a restart."""
     file = write_file(tmp_path / "key", "first-key")
