@@ -36,12 +36,13 @@ def find_proxies(urls: Iterable[str], environ: Mapping[str, str]) -> Mapping[str
 
 
 def _is_proxy_url(url: str) -> bool:
-    """Return whether `url` has a host, no path and no whitespace. A `#`, `/` or `?` in the password ends the host."""
-    if url.split() != [url]:  # `urlsplit` removes line breaks, and accepts spaces
+    """Return whether `url` has a host and no path. A `#`, `/` or `?` in the password ends the host."""
+    if not url.isprintable() or url != url.strip():  # `urlsplit` removes line breaks and spaces
         return False
     with contextlib.suppress(ValueError):  # from a port or a host name that is invalid
         parts = urlsplit(url)
-        has_host = parts.port != 0 and bool((parts.hostname or "").encode("idna"))
+        host = parts.hostname or ""
+        has_host = parts.port != 0 and " " not in host and bool(host.encode("idna"))
         return (
             parts.scheme in {"http", "https"} and has_host and not parts.path.strip("/") + parts.query + parts.fragment
         )

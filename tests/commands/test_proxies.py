@@ -22,6 +22,9 @@ INVALID = [
     ("HTTPS_PROXY", "http://"),
     ("HTTPS_PROXY", "ftp://proxy.test"),
     ("HTTPS_PROXY", "http://user:hunter2@proxy.test\n"),
+    ("HTTPS_PROXY", "http://us\ner:hunter2@proxy.test"),
+    ("HTTPS_PROXY", " http://proxy.test"),
+    ("HTTPS_PROXY", "http://proxy test"),
     ("HTTPS_PROXY", " "),
 ]
 # The value of NO_PROXY, the url, and whether a proxy is used.
