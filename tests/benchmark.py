@@ -198,7 +198,8 @@ def _measure_counters() -> bool:
         _get(exporter.port, timeout=60)
         refresh = sum(process.cpu_times()[:2]) - before
     subjects = [
-        ("production", "https://rest.iad-01.braze.com", "custom_events", f"e{n}", "", "") for n in range(queries)
+        ("production", "https://rest.iad-01.braze.com", "custom_events", f"e{n}", "", "", "", "")
+        for n in range(queries)
     ]
     seconds, memory = _fill_counters(subjects, trace=False)[0], _fill_counters(subjects, trace=True)[1]
     print(

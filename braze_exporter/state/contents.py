@@ -24,12 +24,18 @@ def read_counters(connection: sqlite3.Connection) -> dict[CounterKey, CounterSta
     """Return all counter states. Raises `StateFileError` if one cannot be read."""
     with _reading():
         states = {
-            tuple(json.loads(key)): CounterState(Unit(unit), requested_at, zone)
+            _parse_key(key): CounterState(Unit(unit), requested_at, zone)
             for key, unit, requested_at, zone in select_typed_rows(connection, "counters")
         }
         for key, packed in select_typed_rows(connection, "counter_buckets"):
-            states[tuple(json.loads(key))].unpack_counters(zlib.decompress(packed))
+            states[_parse_key(key)].unpack_counters(zlib.decompress(packed))
         return states
+
+
+def _parse_key(text: str) -> CounterKey:
+    """Return the key of a counter. Raises `ValueError` or `TypeError` if it is invalid."""
+    workspace, url, kind, subject, app, app_id, segment, segment_id = map(str, json.loads(text))
+    return workspace, url, kind, subject, app, app_id, segment, segment_id
 
 
 def counter_changes(

@@ -431,7 +431,7 @@ def test_series_without_reachable_bucket_is_removed(path: str, oldest: int, left
 
 def test_failed_removal_is_retried(path: str) -> None:
     """If the state file cannot be written, a removal is retried with the next successful write."""
-    removed = (*PURCHASES[:3], "signup", "", "")
+    removed = (*PURCHASES[:3], "signup", *PURCHASES[4:])
     with contextlib.closing(open_state_file(path)) as store:
         counters = SavedCounters(store)
         record_series(counters, removed, {0: 1.0}, requested_at=0.0)
@@ -490,6 +490,7 @@ def test_second_process_waits_for_lock(path: str) -> None:
         "UPDATE counter_buckets SET packed = 'nonsense'",
         "UPDATE counter_buckets SET packed = x'789c030000000001'",  # no content
         "DELETE FROM counters",
+        """UPDATE counters SET key = '["production"]'; UPDATE counter_buckets SET key = '["production"]'""",
     ],
 )
 def test_invalid_state_file_is_moved_aside(path: str, statement: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -497,7 +498,7 @@ def test_invalid_state_file_is_moved_aside(path: str, statement: str, caplog: py
     with open_counters(path) as counters:
         record(counters, {0: 1.0})
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute(statement)
+        connection.executescript(statement)
     assert_moved_aside(path, caplog)
 
 
@@ -608,7 +609,7 @@ def test_total_stays_while_writes_fail(path: str, broken: str, mended: str) -> N
 @pytest.mark.parametrize("is_synced", [False, True])
 def test_killed_write_is_rolled_back(path: str, tmp_path: Path, *, is_synced: bool) -> None:
     """The journal of a killed write is rolled back, whether or not the database file was already modified."""
-    subjects = [(*PURCHASES[:3], f"event {number}", "", "") for number in range(500)]
+    subjects = [(*PURCHASES[:3], f"event {number}", *PURCHASES[4:]) for number in range(500)]
     with open_counters(path) as counters:
         for value in (1.0, 3.0):
             for subject in subjects:

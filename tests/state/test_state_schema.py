@@ -24,6 +24,7 @@ from braze_exporter.state.state_file import open_state_file
 from braze_exporter.state.tables import TableChanges
 
 URL = "https://rest.iad-01.braze.com"
+SESSIONS = ("production", URL, "sessions", "", "", "", "", "")  # the key of a counter
 CAMPAIGN = "0C38A773-8e62-4f14-a3f5-0f5c8bb8c1d2"
 VARIATION = "3BC4555B-0000-4c9b-a5c0-4505edf3e064"
 ALIASES = Aliases(
@@ -77,8 +78,7 @@ def test_schema_1_counter_keeps_its_state(tmp_path: Path) -> None:
     create_schema_1_file(tmp_path / "state", (["production", URL, "sessions", "", "", ""], 12.5))
     for _ in range(2):
         with contextlib.closing(open_state_file(str(tmp_path / "state"))) as state_file:
-            key = ("production", URL, "sessions", "", "", "", "", "")
-            assert_same_states(state_file.read_counters(), {key: make_state(Unit.DAY, 1_000.5, total=12.5)})
+            assert_same_states(state_file.read_counters(), {SESSIONS: make_state(Unit.DAY, 1_000.5, total=12.5)})
             assert state_file.read_names() == {}
 
 
@@ -249,9 +249,9 @@ def test_withheld_amount_and_zone_are_kept(tmp_path: Path) -> None:
     """A counter state is read as it was written."""
     state = make_state(Unit.HOUR, 1e9, total=3.5, withheld=2.5, zone="America/New_York")
     with contextlib.closing(open_state_file(str(tmp_path / "state"))) as state_file:
-        state_file.write(counter_changes({("a",): state.to_row()}, {("a",): state.pack_counters()}))
+        state_file.write(counter_changes({SESSIONS: state.to_row()}, {SESSIONS: state.pack_counters()}))
     with contextlib.closing(open_state_file(str(tmp_path / "state"))) as state_file:
-        assert_same_states(state_file.read_counters(), {("a",): state})
+        assert_same_states(state_file.read_counters(), {SESSIONS: state})
 
 
 def name_changes(names: Mapping[NameKey, str]) -> TableChanges:
@@ -268,8 +268,8 @@ def test_names_are_kept(tmp_path: Path) -> None:
         assert state_file.read_names() == {}
         state_file.write(name_changes(names))
         renamed = {changed: "Renamed", ("production", URL, "canvases", "7"): "Welcome"}
-        state_file.write(counter_changes({("a",): row}, {}) | name_changes(renamed))
-        state_file.write(counter_changes({}, {}, removed=[("a",)]))
+        state_file.write(counter_changes({SESSIONS: row}, {}) | name_changes(renamed))
+        state_file.write(counter_changes({}, {}, removed=[SESSIONS]))
     with contextlib.closing(open_state_file(str(tmp_path / "state"))) as state_file:
         assert state_file.read_names() == {
             **names,
@@ -285,8 +285,8 @@ def test_names_are_kept(tmp_path: Path) -> None:
         "DROP TABLE names",
         "ALTER TABLE names RENAME COLUMN name TO title",
         "INSERT INTO names VALUES ('production', 'url', 'campaigns', 'id', x'ff00')",
-        "INSERT INTO counters VALUES ('[\"a\"]', 'week', 0, '')",
-        "INSERT INTO counter_buckets VALUES ('[\"a\"]', x'00')",
+        """INSERT INTO counters VALUES ('["","","","","","","",""]', 'week', 0, '')""",
+        """INSERT INTO counter_buckets VALUES ('["","","","","","","",""]', x'00')""",
         "INSERT INTO budgets VALUES ('url', 'digest', 'default', 'much', 0, NULL, NULL, 0, NULL, NULL, NULL)",
     ],
 )
@@ -315,7 +315,7 @@ def test_file_with_further_columns_is_written(tmp_path: Path) -> None:
         for table in ("counters", "names"):
             connection.execute(f"ALTER TABLE {table} ADD COLUMN later TEXT")
     with contextlib.closing(open_state_file(str(tmp_path / "state"))) as state_file:
-        state_file.write(counter_changes({("a",): row}, {}) | name_changes(names))
+        state_file.write(counter_changes({SESSIONS: row}, {}) | name_changes(names))
     with contextlib.closing(open_state_file(str(tmp_path / "state"))) as state_file:
         assert state_file.read_names() == names
         assert [state.to_row() for state in state_file.read_counters().values()] == [row]
