@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -66,20 +66,25 @@ def test_openssl_without_ciphers_is_an_error(tmp_path: Path, command: str) -> No
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{text}\n")
 
 
-@pytest.mark.parametrize("command", ["serve", "check"])
-def test_denied_thread_is_an_error(tmp_path: Path, command: str) -> None:
-    """If the system starts no further thread, a command exits with 1 and one line."""
-    config = write_file(tmp_path / "config.yaml", workspace_yaml("https://rest.iad-01.braze.com", "{event: purchase}"))
-    too_large_stacks = 'ulimit -s 200000000000 && exec "$@"'
-    arguments = ["-m", "braze_exporter", command, f"--config.file={config}"]
-    done = subprocess.run(  # noqa: S603 - our own program
-        ["/bin/sh", "-c", too_large_stacks, "sh", sys.executable, *arguments],
+def run_after(preparation: str, directory: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run the program in `directory` until it exits, by a shell that runs `preparation` first."""
+    return subprocess.run(  # noqa: S603 - our own program
+        ["/bin/sh", "-c", f'{preparation} && exec "$@"', "sh", sys.executable, "-m", "braze_exporter", *arguments],
+        cwd=directory,
         env={"BRAZE_API_KEY": KEY},
         capture_output=True,
         text=True,
         timeout=30,
         check=False,
     )
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_denied_thread_is_an_error(tmp_path: Path, command: str) -> None:
+    """If the system starts no further thread, a command exits with 1 and one line."""
+    config = write_file(tmp_path / "config.yaml", workspace_yaml("https://rest.iad-01.braze.com", "{event: purchase}"))
+    too_large_stacks = "ulimit -s 200000000000"
+    done = run_after(too_large_stacks, tmp_path, [command, f"--config.file={config}"])
     text = "the system denies a resource (can't start new thread); raise the limits of memory, threads and open files"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{text}\n")
 
@@ -93,15 +98,7 @@ def test_deleted_working_directory_is_an_error(tmp_path: Path, command: str) -> 
     if command == "backfill":
         arguments = [*backfill_arguments(config, Path("h.om"), "2026-01-01", "2026-01-03")]
     (tmp_path / "deleted").mkdir()
-    done = subprocess.run(  # noqa: S603 - our own program
-        ["/bin/sh", "-c", 'rmdir ../deleted && exec "$@"', "sh", sys.executable, "-m", "braze_exporter", *arguments],
-        cwd=tmp_path / "deleted",
-        env={"BRAZE_API_KEY": KEY},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    done = run_after("rmdir ../deleted", tmp_path / "deleted", arguments)
     text = "the working directory was deleted; start the program in another one"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{text}\n")
 

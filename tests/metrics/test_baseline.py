@@ -272,6 +272,16 @@ def test_baseline_is_exposed_after_history() -> None:
         assert len({end for end in ends if end}) == 7
 
 
+def assert_no_history_is_requested_for_a_day(exporter: ExporterRig) -> None:
+    """Check that the history stays complete, and that none of it is requested again."""
+    requested = history_requests(exporter)
+    for _ in range(24):
+        exporter.clock.advance(HOUR)
+        exporter.scrape()
+        assert exporter.wait_for_history()
+    assert history_requests(exporter) == requested
+
+
 @pytest.mark.parametrize("settle", ["19h", "20h", "30h", "97h"])
 def test_history_is_completed_once_with_long_settle(settle: str) -> None:
     """The history includes the week before a settled bucket that is days old, and each part of it is read once."""
@@ -279,12 +289,7 @@ def test_history_is_completed_once_with_long_settle(settle: str) -> None:
     with running_exporter(f"{{event: purchase, settle: {settle}, baseline: {{weeks: 1}}}}", recorded) as exporter:
         page = complete_history(exporter)
         assert page.value(BASELINE) == expected_baseline(recorded, page, weeks=1)
-        requested = history_requests(exporter)
-        for _ in range(24):
-            exporter.clock.advance(HOUR)
-            exporter.scrape()
-            assert exporter.wait_for_history()
-        assert history_requests(exporter) == requested
+        assert_no_history_is_requested_for_a_day(exporter)
 
 
 def test_history_is_completed_once_with_long_refresh() -> None:
@@ -444,12 +449,7 @@ def test_baseline_recovers_from_wrong_clock_at_start(behind: timedelta) -> None:
         complete_history(exporter)
         page = complete_history(exporter)
         assert page.value(BASELINE) == expected_baseline(shop(), page)
-        requested = history_requests(exporter)
-        for _ in range(24):
-            exporter.clock.advance(HOUR)
-            exporter.scrape()
-            assert exporter.wait_for_history()
-        assert history_requests(exporter) == requested
+        assert_no_history_is_requested_for_a_day(exporter)
 
 
 def expected_baseline(recorded: RecordedCounts, page: MetricsPage, weeks: int = 4) -> float:
