@@ -87,7 +87,7 @@ class ResumeFile:
             saved = {ending_at for (ending_at,) in self._connection.execute(select, (_query_key(chunks[0]),))}
         return [chunk for chunk in chunks if chunk.ending_at not in saved]
 
-    def save(self, chunk: Query, series_list: Sequence[Series], *, is_complete: bool = True) -> None:
+    def save(self, chunk: Query, series_list: Sequence[Series], *, is_complete: bool) -> None:
         """Store the series of a response in one transaction. They are kept if the process is killed afterwards.
 
         If `is_complete` is false, they are a part of a chunk, which is still missing.

@@ -23,6 +23,7 @@ class Reason(StrEnum):
     INVALID_RESPONSE = "invalid_response"
 
 
+# The failures of Braze or of the network, which pass with time.
 TRANSIENT_REASONS = {
     Reason.SERVER_ERROR,
     Reason.TIMEOUT,

@@ -41,11 +41,14 @@ def test_saved_chunks_are_read_back(tmp_path: Path) -> None:
                 make_series(messages, (3_600, 7.0), labels=(("variation", "b"),), key=other),
                 make_series(conversions, (3_600, 9.0)),
             ],
+            is_complete=True,
         )
         resume_file.save(
-            older, [make_series(messages, (0, 1.0), (3_600, 3.0), labels=(("variation", "old name"),), key=sent)]
+            older,
+            [make_series(messages, (0, 1.0), (3_600, 3.0), labels=(("variation", "old name"),), key=sent)],
+            is_complete=True,
         )
-        resume_file.save(replace(older, workspace="other"), [])
+        resume_file.save(replace(older, workspace="other"), [], is_complete=True)
     with closing(opened(tmp_path / "x")) as resume_file:
         points_by_series = [
             (head, [*resume_file.read_points(number)]) for number, head in resume_file.read_series(campaign)
@@ -78,7 +81,7 @@ def test_saved_chunks_are_read_back(tmp_path: Path) -> None:
 def test_chunks_of_changed_query_are_missing(tmp_path: Path, other: dict[str, object]) -> None:
     """Data of one query is not used for another; changed names and intervals make no difference."""
     with closing(opened(tmp_path / "x")) as resume_file:
-        resume_file.save(QUERY, [make_series(CUSTOM_EVENTS.metric_group, (0, 1.0))])
+        resume_file.save(QUERY, [make_series(CUSTOM_EVENTS.metric_group, (0, 1.0))], is_complete=True)
         changed = replace(QUERY, **other)  # type: ignore[arg-type] # the parametrized values have the right types
         assert resume_file.missing_chunks([changed]) == [changed]
         assert resume_file.read_series(changed) == []
@@ -92,7 +95,7 @@ def test_points_are_read_in_batches(tmp_path: Path) -> None:
     """Points that span several read batches are returned in order."""
     points = tuple(Point(hour * 3_600, float(hour)) for hour in range(2_500))
     with closing(opened(tmp_path / "x")) as resume_file:
-        resume_file.save(QUERY, [make_series(CUSTOM_EVENTS.metric_group, *points[::-1])])
+        resume_file.save(QUERY, [make_series(CUSTOM_EVENTS.metric_group, *points[::-1])], is_complete=True)
         assert tuple(resume_file.read_points(resume_file.read_series(QUERY)[0][0])) == points
 
 
@@ -258,14 +261,14 @@ def test_save_after_close_fails(tmp_path: Path) -> None:
     resume_file = opened(tmp_path / "x")
     resume_file.close()
     with pytest.raises(BackfillError, match="is closed"):
-        resume_file.save(QUERY, [])
+        resume_file.save(QUERY, [], is_complete=True)
 
 
 def test_empty_resume_file_accepts_another_span(tmp_path: Path) -> None:
     """An empty resume file accepts another span; after the first response the span is fixed."""
     opened(tmp_path / "x").close()
     with closing(ResumeFile(tmp_path / "x", START, TimeArgument(2e6))) as resume_file:
-        resume_file.save(QUERY, [])
+        resume_file.save(QUERY, [], is_complete=True)
     with pytest.raises(
         BackfillError, match="x was created with --start=1970-01-01T00:00:00Z --end=1970-01-24T03:33:20Z"
     ):
