@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import http.client
+import io
 import json
 import os
 import re
@@ -12,16 +13,16 @@ import sqlite3
 import ssl
 import subprocess
 import sys
-import threading
+import tempfile
 import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import IO, Any, Self
 from zoneinfo import ZoneInfo
 
 import requests
@@ -345,11 +346,11 @@ class HttpResponse:
 class Program:
     """The exporter in a separate process, as users run it."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[Any]
     port: int
     tls: ssl.SSLContext | None = None
-    lines: list[str] = field(default_factory=list)
-    reader: threading.Thread | None = None
+    log: IO[str] | None = None
+    output_at_end: str = ""
 
     @classmethod
     def start(
@@ -375,16 +376,15 @@ class Program:
             *arguments,
             f"--web.listen-address=127.0.0.1:{port}",
         ]
+        # A file, unlike a pipe that a thread reads, has all that the program wrote before it responded.
+        log = tempfile.TemporaryFile("a+", encoding="utf-8")  # noqa: SIM115 - closed by `stop`
         process = subprocess.Popen(  # noqa: S603 - our own program
             command,
             env={**os.environ, "BRAZE_API_KEY": KEY, **(environment or {})},
-            stdout=subprocess.PIPE,
+            stdout=log,
             stderr=subprocess.STDOUT,
-            text=True,
         )
-        program = cls(process, port, tls)
-        program.reader = threading.Thread(target=program._read, daemon=True)
-        program.reader.start()
+        program = cls(process, port, tls, log)
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline and process.poll() is None:
             if program.is_responding("/-/ready"):
@@ -395,14 +395,19 @@ class Program:
             return cls.start(arguments, environment, None, tls, prefix)
         raise AssertionError("the program did not become ready:\n" + program.output)
 
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        self.lines.extend(self.process.stdout)
-
     @property
     def output(self) -> str:
-        """The program's output so far."""
-        return "".join(self.lines)
+        """The output so far of a program that `start` started."""
+        assert self.log is not None
+        if self.log.closed:
+            return self.output_at_end
+        self.log.seek(0)
+        return self.log.read()
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines of the program's output so far."""
+        return list(io.StringIO(self.output))
 
     def is_responding(self, path: str) -> bool:
         """Return whether a request of `path` gets a 200."""
@@ -446,10 +451,9 @@ class Program:
             self.process.wait()
             raise
         seconds = time.monotonic() - started
-        if self.reader:
-            self.reader.join(5)
-        if self.process.stdout:
-            self.process.stdout.close()
+        if self.log is not None:
+            self.output_at_end = self.output
+            self.log.close()
         return seconds
 
     def __enter__(self) -> Self:

@@ -698,7 +698,7 @@ def test_signal_at_start_is_not_lost(tmp_path: Path) -> None:
             )
             process.send_signal(signal.SIGHUP)
             holder.close()
-            program = Program(process, port)  # type: ignore[arg-type] # its output is not read
+            program = Program(process, port)
             wait_until(lambda: program.is_responding("/-/ready"), "it is ready")
             wait_until(lambda: program.scrape().value("braze_queries", state="up") == 2, "it has read the new one")
             process.terminate()
