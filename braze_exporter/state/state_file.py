@@ -204,8 +204,8 @@ def open_state_file(path: str, wait: float = LOCK_TIMEOUT_SECONDS, aliases: Alia
     opened nor created. A file of another type or of a newer version of the exporter is refused too. In all these cases
     the file is not changed.
     """
+    inspect_state_file(path)  # before the lock file is created
     real = Path(os.path.realpath(path))  # SQLite resolves symbolic links, and puts its other files beside the real file
-    _inspect(real, Path(path))  # before the lock file is created
     deadline = Deadline(real, wait)
     with contextlib.ExitStack() as stack:
         lock = stack.enter_context(lock_file(real, deadline))
