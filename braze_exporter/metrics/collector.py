@@ -29,7 +29,7 @@ _QUERIES_PER_PART = 32
 
 def query_status(query_state: QueryState, now: float) -> QueryStatus:
     """Return the status of a query at `now`, on the monotonic clock."""
-    if not query_state.is_fetched:
+    if not query_state.has_result:
         return QueryStatus.PENDING
     if now >= expiry_time(query_state):
         return QueryStatus.STALE

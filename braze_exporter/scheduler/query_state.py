@@ -68,14 +68,9 @@ class QueryState:
         return self.circuit_error or self.fetch_error
 
     @property
-    def is_fetched(self) -> bool:
-        """Whether a fetch of the query has ended."""
-        return self.response is not None or self.fetch_error is not None
-
-    @property
     def has_result(self) -> bool:
-        """Whether a fetch of the query has ended or its circuit is open, so that it counts as up or not up."""
-        return self.is_fetched or self.circuit_error is not None
+        """Whether a fetch of the query has ended or its circuit is open, so that it is up or not up."""
+        return self.response is not None or self.error is not None
 
     @property
     def due_at(self) -> float:

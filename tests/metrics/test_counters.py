@@ -569,12 +569,6 @@ def test_newer_state_file_is_refused(path: str) -> None:
     }
 
 
-def test_missing_directory_is_an_error(tmp_path: Path) -> None:
-    """A state file in a missing directory gives a one-line error that names the setting."""
-    with pytest.raises(StateFileError, match=r"cannot be used .*; choose another path for state_file"):
-        open_state_file(str(tmp_path / "missing" / "state.sqlite"))
-
-
 @pytest.mark.parametrize("where", [":memory:", "file:state?mode=memory"])
 def test_special_sqlite_name_is_a_file(tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name with a special meaning in SQLite still creates a file on disk."""

@@ -400,7 +400,7 @@ def test_internal_error_fails_one_query(caplog: pytest.LogCaptureFixture) -> Non
     bad, good = cache.query_states
     assert bad.error is not None
     assert bad.error.reason is Reason.INVALID_RESPONSE
-    assert good.is_fetched
+    assert good.has_result
     assert good.error is None
     assert len(seen) == 4
     wait_until(lambda: len(admission.ended) == 4, "each permit has ended")
@@ -416,12 +416,12 @@ def test_late_deferred_call_leaves_query_due() -> None:
     cache = make_scheduler([query], lambda _query: Response((), NOW, NOW, 0.0), clock, admission=admission)
     cache.refresh().result(5)
     (entry,) = cache.query_states
-    assert not entry.is_fetched
+    assert not entry.has_result
     assert entry.is_deferred
     admission.denial = None
     cache.refresh().result(5)
     cache.close()
-    assert entry.is_fetched
+    assert entry.has_result
     assert not entry.is_deferred
 
 

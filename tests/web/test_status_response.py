@@ -257,7 +257,8 @@ def test_rejected_key_is_shown(exporter: ExporterRig) -> None:
     exporter.scrape()
     exporter.read_lists()  # before the key changes
     messages = {query["message"] for query in read_status_response(exporter.exporter)["queries"]}
-    assert messages == {f"failed: {FORBIDDEN}", f"pending: {FORBIDDEN}"}
+    assert messages == {f"failed: {FORBIDDEN}"}
+    assert exporter.page().values("braze_queries", state="failed") == [len(exporter.page().values("braze_query_up"))]
     assert workspace_messages(exporter)[:2] == [
         "error",
         "403 Forbidden: the key lacks the permission events.data_series. Next attempt at 07:22.",
