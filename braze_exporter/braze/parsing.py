@@ -153,7 +153,7 @@ def check_starts(query: Query, starts: Iterable[int], length: int, earliest: flo
         if number > newest:
             raise invalid_response("a time is in the future")
         if number < oldest:
-            raise invalid_response(f"a row is older than the requested {length} {unit}s")
+            raise invalid_response("a row is older than the requested buckets")
 
 
 def parse_series(query: Query, body: bytes, length: int, earliest: float, latest: float) -> tuple[Series, ...]:
