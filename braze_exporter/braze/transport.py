@@ -185,15 +185,9 @@ class Transport:
             status, headers = response.status_code, response.headers
             try:
                 return RawResponse(status, headers, _read_body(response.raw))
-            except BrazeError as error:
-                failure = error.without_traceback()
-            except (urllib3.exceptions.ReadTimeoutError, TimeoutError):
-                failure = BrazeError(Reason.TIMEOUT, "request timed out while reading the response")
-            except urllib3.exceptions.DecodeError:
-                failure = BrazeError(Reason.INVALID_RESPONSE, "response could not be decompressed")
-            except (urllib3.exceptions.HTTPError, OSError):
-                failure = BrazeError(Reason.TRUNCATED, "connection closed before the response was complete")
-            return RawResponse(status, headers, body_error=failure)
+            except (BrazeError, urllib3.exceptions.HTTPError, OSError) as error:
+                _clear_frames(error)
+                return RawResponse(status, headers, body_error=_body_error(error))
 
 
 def _read_body(raw: urllib3.response.BaseHTTPResponse) -> bytes:
@@ -217,6 +211,17 @@ def _clear_frames(error: BaseException) -> None:
     while cause is not None:
         traceback.clear_frames(cause.__traceback__)
         cause = cause.__context__
+
+
+def _body_error(error: Exception) -> BrazeError:
+    """Return the error for a body that could not be read, by the error of `_read_body`."""
+    if isinstance(error, BrazeError):
+        return error.without_traceback()
+    if isinstance(error, (urllib3.exceptions.ReadTimeoutError, TimeoutError)):
+        return BrazeError(Reason.TIMEOUT, "request timed out while reading the response")
+    if isinstance(error, urllib3.exceptions.DecodeError):
+        return BrazeError(Reason.INVALID_RESPONSE, "response could not be decompressed")
+    return BrazeError(Reason.TRUNCATED, "connection closed before the response was complete")
 
 
 def _connection_error(error: Exception) -> BrazeError:
