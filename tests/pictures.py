@@ -4,7 +4,7 @@ They show the status page, light and dark: of the demo, and of an exporter with 
 Others show graphs drawn by Prometheus, see `graphs`.
 """
 
-import sys
+import argparse
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -114,7 +114,9 @@ def _take_picture(  # noqa: PLR0917 - calls read well in this order
 
 def main() -> None:
     """Take all screenshots."""
-    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else PICTURES
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", nargs="?", type=Path, default=PICTURES)
+    directory = parser.parse_args().directory
     directory.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as scratch, chromium() as browser:
         with Program.start(["demo"]) as program:
