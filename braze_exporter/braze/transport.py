@@ -20,7 +20,7 @@ from requests.auth import AuthBase
 
 from braze_exporter import __version__
 from braze_exporter.braze.connections import CONNECTION_POOLS, ProxyConnectionError
-from braze_exporter.braze.deadline import deadline_in
+from braze_exporter.braze.deadline import deadline_in, remaining_seconds
 from braze_exporter.braze.errors import BrazeError, Reason
 
 # A response with 100 buckets of an event is below 10 kB; one of a Canvas with 200 steps is some megabytes.
@@ -191,7 +191,10 @@ class Transport:
 
 
 def _read_body(raw: urllib3.response.BaseHTTPResponse) -> bytes:
-    """Return the decompressed body. Raises `BrazeError` as soon as it exceeds `MAX_BODY_BYTES`."""
+    """Return the decompressed body.
+
+    Raises `BrazeError` as soon as it exceeds `MAX_BODY_BYTES`, and `TimeoutError` after the deadline of the exchange.
+    """
     chunks: list[bytes] = []
     size = 0
     while chunk := raw.read1(_CHUNK_BYTES, decode_content=True):
@@ -199,6 +202,7 @@ def _read_body(raw: urllib3.response.BaseHTTPResponse) -> bytes:
         size += len(chunk)
         if size > MAX_BODY_BYTES:
             raise BrazeError(Reason.TOO_LARGE, f"response is larger than {MAX_BODY_BYTES // 1024**2} MiB")
+    remaining_seconds()  # a response that arrived before a suspend is read after it, but its values are old
     return b"".join(chunks)
 
 

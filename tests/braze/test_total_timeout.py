@@ -86,11 +86,17 @@ def serve_chunks(chunks: Callable[[], Iterator[bytes]], authority: trustme.CA | 
     assert not thread.is_alive()
 
 
-def send_request(url: str, ca_bundle: str | None = None, *, proxies: Mapping[str, str] | None = None) -> RawResponse:
+def send_request(
+    url: str,
+    ca_bundle: str | None = None,
+    *,
+    proxies: Mapping[str, str] | None = None,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> RawResponse:
     """Send one request with a deadline of half a second."""
     with contextlib.closing(open_session(1, ca_bundle, proxies)) as session:
         timeouts = Timeouts(connect=5, read=5, total=0.5)
-        transport = Transport(session, url, lambda: KEY, monotonic=time.monotonic, timeouts=timeouts)
+        transport = Transport(session, url, lambda: KEY, monotonic=monotonic, timeouts=timeouts)
         return transport.get("/events/data_series", {})
 
 
@@ -115,6 +121,22 @@ def test_endless_response_is_cut_off_at_deadline(name: str, tls: bool) -> None: 
         started = time.monotonic()
         assert failure_reason(url, bundle.name if tls else None) is Reason.TIMEOUT
         assert 0.4 < time.monotonic() - started < 3
+
+
+def test_response_that_waited_through_suspend_is_too_late() -> None:
+    """A response that arrives at once after the machine was suspended for longer than the deadline is a timeout."""
+    now = 0.0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal now
+        yield b""  # until the client waits for the response
+        now = 3_600.0
+        yield HEAD + b"Content-Length: 2\r\n\r\n{}"
+
+    with serve_chunks(chunks) as url:
+        received = send_request(url, monotonic=lambda: now)
+    assert received.body_error is not None
+    assert received.body_error.reason is Reason.TIMEOUT
 
 
 ENDLESS_CONNECTIONS: dict[str, tuple[Callable[[], Iterator[bytes]], str, Reason]] = {
