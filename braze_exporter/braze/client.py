@@ -64,7 +64,7 @@ class Client:
         self._redact = redact
         self._clock = clock
         self._on_call = on_call
-        # How many seconds the local clock was ahead of Braze's at the last response.
+        # How many seconds the local clock was ahead of Braze's at the last response, at least.
         self._clock_ahead_seconds = 0.0
 
     def fetch(self, query: Query, length: int, on_end: EndOfCall, previous: Response | None = None) -> Response:
@@ -210,7 +210,7 @@ class Client:
                 local_time, braze_time = self._clock.wall(), parsing.parse_date(received.headers)
                 now = local_time if braze_time is None else braze_time  # reset times are by Braze's clock
                 offset = None if braze_time is None else braze_time - local_time
-                self._clock_ahead_seconds = 0.0 if offset is None else max(0.0, -offset)
+                self._clock_ahead_seconds = 0.0 if offset is None else max(0.0, -offset - seconds)
                 rate_limit = parsing.parse_rate_limit(received.headers, now)
                 rate_limit = replace(rate_limit, invalid_remaining=self._excerpt(rate_limit.invalid_remaining))
                 info = RateLimitInfo(

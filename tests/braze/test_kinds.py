@@ -692,6 +692,22 @@ def test_canvas_request_ends_before_both_clocks(ahead: int, earlier: int) -> Non
     assert page.value("braze_query_up", kind="canvases") == 1
 
 
+def test_duration_of_call_is_no_clock_difference() -> None:
+    """After a response that took 20 seconds, the next request ends a minute before the local time as usual."""
+    with run_every_kind(f"    canvases:\n      - canvas: {CANVAS.id}\n") as (exporter, _):
+
+        def delay(exchange: Exchange) -> Reply:
+            exporter.clock.advance(20)
+            return exchange.reply
+
+        exporter.braze.inject(delay, path="/canvas/data_series", times=1)
+        exporter.scrape()
+        exporter.clock.advance(900)
+        exporter.scrape()
+        ending_at = [request.params["ending_at"] for request in exporter.braze.requests if "canvas" in request.path]
+    assert datetime.fromisoformat(ending_at[-1]).timestamp() == exporter.clock.now - 60
+
+
 def test_steps_with_same_name_are_series_of_their_own() -> None:
     """Steps are identified by their ids, and a Canvas without steps has its totals."""
     steps = {
