@@ -56,13 +56,13 @@ def bucket_number(start: float, unit: Unit, zone: ZoneInfo) -> int:
     return int(start) if unit is Unit.HOUR else _day_number(start, zone)
 
 
-def min_requested_bucket_number(query: Query, sent_at: float) -> int:
-    """Return the lower limit of the bucket numbers that a regular fetch at `sent_at` requests (see `bucket_number`).
+def min_requested_bucket_number(query: Query, end: float, length: int) -> int:
+    """Return the lower limit of the bucket numbers of `length` buckets up to `end` (see `bucket_number`).
 
-    The limit of hours is between the starts of two hours, unless `sent_at` is at the end of an hour.
+    The limit of hours is between the starts of two hours, unless `end` is at the end of an hour.
     """
-    span = query.length * query.unit.seconds - 1 if query.unit is Unit.HOUR else query.length - 1
-    return bucket_number(sent_at, query.unit, query.zone) - span
+    span = length * query.unit.seconds - 1 if query.unit is Unit.HOUR else length - 1
+    return bucket_number(end, query.unit, query.zone) - span
 
 
 def newest_settled_start(starts: Sequence[int], query: Query, sent_at: float) -> int | None:

@@ -16,7 +16,7 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from braze_exporter.braze.body import parse_body
-from braze_exporter.braze.buckets import bucket_number, midnight
+from braze_exporter.braze.buckets import bucket_number, midnight, min_requested_bucket_number
 from braze_exporter.braze.calls import RateLimit
 from braze_exporter.braze.errors import Reason, invalid_response
 from braze_exporter.braze.json_objects import compact_object
@@ -143,8 +143,7 @@ def check_starts(query: Query, starts: Iterable[int], length: int, earliest: flo
     """
     end = earliest if query.ending_at is None else query.ending_at
     unit, zone = query.unit, query.zone
-    step = unit.seconds if unit is Unit.HOUR else 1
-    oldest = bucket_number(end, unit, zone) - (length + _MAX_BUCKETS_BEFORE) * step
+    oldest = min_requested_bucket_number(query, end, length + _MAX_BUCKETS_BEFORE)
     newest = (
         latest + _MAX_HOUR_AHEAD_SECONDS if unit is Unit.HOUR else bucket_number(latest, unit, zone) + _MAX_DAYS_AHEAD
     )

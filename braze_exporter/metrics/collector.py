@@ -204,7 +204,8 @@ class Collector:
         request. The first values of a series that appears later count too, in the buckets that had not settled at that
         time.
         """
-        oldest, has_several = min_requested_bucket_number(query, response.sent_at), len(query.metric_groups) > 1
+        has_several = len(query.metric_groups) > 1
+        oldest = min_requested_bucket_number(query, response.sent_at, query.length)
         last = self._counters.last_requested(query.counter_key) if has_several else None
         new_from = bucket_number(last - query.settle_seconds, query.unit, query.zone) if last is not None else None
         self._counters.release(query.counter_key)
