@@ -339,6 +339,22 @@ def test_alertmanager_groups_and_inhibits_as_documented() -> None:
     assert config["route"]["group_by"] == documented["route"]["group_by"]
 
 
+@pytest.mark.parametrize(("cause", "state"), [("BrazeFetchesFailing", "suppressed"), ("BrazeAPIKeyRejected", "active")])
+def test_alerts_of_queries_are_muted_only_if_all_fetches_fail(tmp_path: Path, cause: str, state: str) -> None:
+    """A key that lacks the permission for one kind mutes no alerts of the other kinds."""
+    config = (COMPOSE / "alertmanager/alertmanager.yml").read_text(encoding="utf-8")
+    with running_alertmanager(tmp_path, config) as port:
+        for name in (cause, "BrazeEventDrop"):
+            url = f"--alertmanager.url=http://127.0.0.1:{port}"
+            done = run("amtool", url, "alert", "add", name, "workspace=production")
+            assert done.returncode == 0, done.stderr
+
+        def states() -> dict[str, str]:
+            return {each["labels"]["alertname"]: each["status"]["state"] for each in _get(port, "/api/v2/alerts")}
+
+        wait_until(lambda: states() == {cause: "active", "BrazeEventDrop": state}, "Alertmanager has both alerts")
+
+
 def test_prometheus_has_demo_metrics(chain: Chain) -> None:
     """Prometheus has scraped the demo under both jobs, and `braze_up` is 1."""
     assert {labels["job"] for labels in chain.query("up == 1")} == {"braze", "monitor"}
