@@ -93,11 +93,16 @@ def test_chart_matches_kubernetes_schema(values: Tree) -> None:
         ({"replicas": 2}, "replicas"),
         ({"web": {"scheme": "https"}}, "web.scheme|web/scheme"),
         ({"dashboards": {"enabled": True}}, "dashboards.files is empty"),
+        ({"networkPolicy": {"from": []}}, "networkPolicy.from"),
+        ({"networkPolicy": {"from": None}}, "networkPolicy.*from"),
     ],
-    ids=["no-config", "unknown-value", "wrong-choice", "no-dashboard"],
+    ids=["no-config", "unknown-value", "wrong-choice", "no-dashboard", "no-peer", "null-peers"],
 )
 def test_chart_refuses_invalid_values(values: Tree, error: str) -> None:
-    """Unknown values, wrong values and a missing config are errors that name the value."""
+    """Unknown values, wrong values and a missing config are errors that name the value.
+
+    An empty list of peers is one of them: in Kubernetes it would allow all peers.
+    """
     with pytest.raises(Exception, match=f"(?s){error}"):
         render(values)
 
