@@ -175,6 +175,13 @@ def test_chart_without_state_file_has_no_volume() -> None:
     ]
 
 
+def test_chart_without_secret_has_no_volume_for_keys() -> None:
+    """Without a Secret, for a config with `api_key_env`, there is no volume for the keys."""
+    spec = pod({"apiKeys": {"existingSecret": ""}})["spec"]
+    mounts = spec["containers"][0]["volumeMounts"]
+    assert [each["name"] for each in spec["volumes"]] == [each["name"] for each in mounts] == ["config", "state"]
+
+
 def test_chart_passes_flags_variables_and_web_config() -> None:
     """The flags are those of `serve`, and the web configuration is mounted where its flag says."""
     options = cli.build_parser().parse_args(container(FULL)["args"])
