@@ -12,7 +12,7 @@ import graphs
 import pictures
 import pytest
 import yaml
-from support import run_program
+from support import Program, run_program
 
 from braze_exporter import __version__
 from braze_exporter.braze.errors import Reason
@@ -92,6 +92,15 @@ def test_every_metric_in_documents_exists() -> None:
     used = {name for block in docs.code_blocks("promql") for name in re.findall(r"\bbraze_\w+\b(?!\()", block)}
     used |= {name for block in docs.code_blocks("text") for name in re.findall(r"^(braze_\w+)\{", block, re.MULTILINE)}
     assert used - {"braze_app"} <= known
+
+
+def test_demo_has_samples_of_readme() -> None:
+    """The samples that the README shows, without their values, are on the first page of the demo, in this order."""
+    (block,) = (block for block in docs.code_blocks("text", [docs.README]) if block.startswith("$ curl"))
+    shown = re.findall(r"^braze_\w+\{.*\}", block, re.MULTILINE)
+    with Program.start(["demo"]) as program:
+        exported = re.findall(r"^braze_\w+\{.*\}", program.get("/metrics").body.decode(), re.MULTILINE)
+    assert shown == [sample for sample in exported if sample in shown]
 
 
 def test_every_command_in_documents_is_valid(tmp_path: Path) -> None:
