@@ -113,7 +113,7 @@ def test_unit_starts_installed_program() -> None:
     config = cli.build_parser().parse_args(arguments).config_file
     (user,) = settings("User")
     assert settings("Group") == [user]
-    assert f"python3 -m venv {environment} && {environment}/bin/pip install ." in head
+    assert f"python3 -m venv {environment} && {environment}/bin/pip install '.[bcrypt]'" in head
     assert f"install -m 640 -g {user} config.example.yaml {config}\n" in head
     assert re.search(rf"^#   useradd .* {user}$", head, re.MULTILINE)
     (key,) = re.findall(r"api_key_file: (\S+)`", head)
