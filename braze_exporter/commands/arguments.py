@@ -204,7 +204,8 @@ def _add_rules(commands: "argparse._SubParsersAction[_Parser]") -> None:
         type=_TEXT,
         metavar="NAME",
         help="Name of the exporter's job in Prometheus. With it, BrazeExporterDown fires for each target of the job "
-        "that is down. Without it, BrazeExporterDown fires if metrics are missing (default: none).",
+        "that is down. Without it, BrazeExporterDown fires if the metrics of a workspace of the config file are "
+        "missing or, without --config.file, those of all exporters (default: none).",
     )
 
 
