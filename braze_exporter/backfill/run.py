@@ -128,7 +128,7 @@ def _available_calls(usage: PoolUsage, settings: Settings) -> float:
 def _describe_plan(
     request: BackfillRequest, plan: Plan, missing: Mapping[PoolUsage, int], done: int, settings: Settings
 ) -> str:
-    """Return a text with the number of calls to make and the minimum time that they take."""
+    """Return a text with the number of calls to make and about how long they take."""
     calls = sum(missing.values())
     text = f"{pluralize(len(plan.queries), 'query', 'queries')} from {request.start} to {request.end}: "
     text += f"{pluralize(calls, 'call', 'calls')} to make" + (f", {done:,} already completed" if done else "")
@@ -144,7 +144,7 @@ def _describe_plan(
     )
     text += (
         f". At {format_rate(_available_calls(usage, settings) / _HOUR_SECONDS)}, half of what the exporter leaves of "
-        f"budget.share, they take at least {format_rounded_up(seconds)}"
+        f"budget.share, they take about {format_rounded_up(seconds)}"
     )
     return text + (
         ". Fewer queries, a later --start or a larger budget.share take less time" if seconds > _DAY_SECONDS else ""
