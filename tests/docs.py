@@ -68,10 +68,10 @@ def generate_files() -> dict[Path, str]:
     """Return the current content of each file that is generated as a whole or in parts."""
     config = load_config(demo_config.build_config("http://127.0.0.1"), "demo")
     plan, settings = build_plan(config), config.settings
-    blocks = generate_blocks()
+    blocks, url = generate_blocks(), repository()
     texts = {path: path.read_text(encoding="utf-8") for path in (*documents(), *SETTINGS)}
     return {
-        **{path: _set_repository(_fill_blocks(text, blocks)) for path, text in texts.items()},
+        **{path: set_repository(_fill_blocks(text, blocks), url) for path, text in texts.items()},
         RULES: as_yaml(build_rules(plan, settings)),
         CHART_RULES: as_yaml(build_builtin_rules()),
         **{path: json.dumps(build_dashboard(view, plan), indent=1) + "\n" for view, path in DASHBOARDS.items()},
@@ -103,11 +103,24 @@ def _fill_blocks(text: str, blocks: Mapping[str, str]) -> str:
     )
 
 
-def _set_repository(text: str) -> str:
-    """Return the text with the owner of the repository from `pyproject.toml`, wherever it names a repository."""
+def repository() -> str:
+    """Return the URL of the repository from `pyproject.toml`."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    owner = project["urls"]["Repository"].split("/")[3]
-    return re.sub(r"\b(github\.com|ghcr\.io)/[\w-]+/(?=(charts/)?braze-exporter\b)", rf"\1/{owner}/", text)
+    return str(project["urls"]["Repository"])
+
+
+def set_repository(text: str, url: str) -> str:
+    """Return the text with the owner of the repository at `url`, wherever it names a repository.
+
+    Registries allow only lowercase names. The placeholder is not one, so it never names the images of a stranger.
+    """
+    owner = url.split("/")[3]
+    owners = {"github.com": owner, "ghcr.io": owner if owner == "OWNER" else owner.lower()}
+    return re.sub(
+        r"\b(github\.com|ghcr\.io)/[\w-]+/(?=(charts/)?braze-exporter\b)",
+        lambda match: f"{match[1]}/{owners[match[1]]}/",
+        text,
+    )
 
 
 def _families() -> Iterator[Family]:

@@ -32,6 +32,14 @@ def test_generated_files_are_current() -> None:
     assert {path: path.read_text(encoding="utf-8") for path in files} == files
 
 
+def test_names_in_registry_are_lowercase() -> None:
+    """The images and charts of an owner with capitals have the lowercase names that `release.yml` pushes."""
+    text = "github.com/OWNER/braze-exporter ghcr.io/OWNER/braze-exporter ghcr.io/OWNER/charts/braze-exporter"
+    expected = "github.com/Acme/braze-exporter ghcr.io/acme/braze-exporter ghcr.io/acme/charts/braze-exporter"
+    assert docs.set_repository(text, "https://github.com/Acme/braze-exporter") == expected
+    assert docs.set_repository(text, "https://github.com/OWNER/braze-exporter") == text
+
+
 def test_every_generated_block_is_in_one_document() -> None:
     """Each generated block is in exactly one document."""
     texts = [path.read_text(encoding="utf-8") for path in docs.documents()]
