@@ -238,10 +238,11 @@ def test_chart_has_current_version() -> None:
 
 
 def test_chart_schema_has_every_value() -> None:
-    """The schema describes exactly the values of values.yaml, and each of their keys."""
+    """The schema describes exactly the values of values.yaml, each of their keys, and what a parent chart may set."""
+    assert render({"enabled": True, "global": {"team": "growth"}}) == render({})
     schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
     values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
-    assert schema["properties"].keys() - {"global"} == values.keys()
+    assert schema["properties"].keys() - {"enabled", "global"} == values.keys()
     for name, value in values.items():
         keys = schema["properties"][name].get("properties")
         assert keys is None or keys.keys() == value.keys(), name
