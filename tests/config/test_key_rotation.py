@@ -245,6 +245,9 @@ def test_403_accepts_key_and_holds_endpoint() -> None:
         scrape_for(exporter, 600)
         assert len(request_times(exporter)) <= 2 + 4
         assert workspace_messages(exporter)[0].startswith(f"{REJECTED}.")
+        exporter.braze.inject(response_faults.status(403), path=EVENTS)
+        scrape_for(exporter, 2 * AUTH_RETRY_SECONDS)
+        assert REJECTED not in " ".join(workspace_messages(exporter))
 
 
 def test_inconclusive_call_keeps_circuit_open() -> None:
