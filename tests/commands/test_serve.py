@@ -290,7 +290,7 @@ def test_netrc_and_proxies_do_not_affect_loopback(
 ) -> None:
     """A `.netrc` entry does not replace the key, and loopback addresses use no proxy."""
     write_file(tmp_path / ".netrc", "default login someone password else\n")
-    environment = {"HOME": str(tmp_path), "NETRC": str(tmp_path / ".netrc"), "http_proxy": "http://127.0.0.1:9"}
+    environment = {"HOME": str(tmp_path), "NETRC": str(tmp_path / ".netrc"), "ALL_PROXY": "http://127.0.0.1:9"}
     with Program.start([f"--config.file={config}"], environment) as program:
         assert program.scrape().value("braze_up") == 1
     assert {request.key for request in braze[0].requests} == {KEY}
