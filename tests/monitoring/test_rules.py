@@ -21,14 +21,12 @@ from recorded_counts import RecordedCounts
 from servers import Prometheus, require_tool, running_prometheus
 from support import HOUR, Program, run_program, running_braze, wait_until, workspace_yaml, write_file
 
-from braze_exporter.config.loading import load_config
 from braze_exporter.config.quoting import quote
 from braze_exporter.config.values import format_duration
 from braze_exporter.metrics.promql import format_number
 from braze_exporter.metrics.self_families import QUERIES
 from braze_exporter.monitoring.rule import RuleOptions
 from braze_exporter.monitoring.rules import as_yaml
-from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator import demo_config
 
 URL = "https://rest.iad-01.braze.com"
@@ -144,19 +142,6 @@ def test_rules_pass_promtool(name: str, tmp_path: Path) -> None:
         assert_promtool_accepts(tmp_path, as_yaml(document))
 
 
-def test_only_query_alerts_keep_firing() -> None:
-    """An alert of an entry keeps firing as long as it has to wait; a built-in alert ends with its cause."""
-    waits = {
-        rule["alert"]: (rule["for"], rule.get("keep_firing_for"))
-        for rule in alerts_of(generated_rules(workspace_yaml(URL, "{event: a, alerts: {silent: 2h, for: 30m}}")))
-    }
-    assert {alert: waits.pop(alert) for alert in ("BrazeEventSilent", "BrazeEventNoData")} == {
-        "BrazeEventSilent": ("30m", "30m"),
-        "BrazeEventNoData": ("30m", "30m"),
-    }
-    assert {keep for _, keep in waits.values()} == {None}
-
-
 def test_rules_have_links_from_flags_only(tmp_path: Path) -> None:
     """`--runbook-url` is followed by the anchor of the runbook, and `--dashboard-url` is as written.
 
@@ -263,22 +248,17 @@ def test_rules_without_config_read_none(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_keep_firing_for_defaults_to_for() -> None:
-    """Alerts of entries keep firing for `keep_firing_for`, by default for as long as `for`; built-in ones do not."""
+    """Alerts of entries all keep firing for `keep_firing_for`, by default as long as `for`; built-in ones do not."""
     events = """
         {event: a, alerts: {silent: 2h}}
         {event: b, alerts: {silent: 2h, for: 1h}}
         {event: c, alerts: {silent: 2h, for: 1h, keep_firing_for: 90s}}
     """
     delays = {
-        rule["labels"].get("event", "built-in"): (rule["for"], rule.get("keep_firing_for"))
+        (rule["labels"].get("event"), "event" in rule["labels"] and rule["for"], rule.get("keep_firing_for"))
         for rule in alerts_of(generated_rules(workspace_yaml(URL, events)))
     }
-    assert {**delays, "built-in": delays["built-in"][1]} == {
-        "a": ("15m", "15m"),
-        "b": ("1h", "1h"),
-        "c": ("1h", "1m30s"),
-        "built-in": None,
-    }
+    assert delays == {("a", "15m", "15m"), ("b", "1h", "1h"), ("c", "1h", "1m30s"), (None, False, None)}
 
 
 any_name = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(
@@ -646,9 +626,3 @@ def test_exporter_failures_fire_alerts(tmp_path: Path) -> None:
         down = chain.firing()["BrazeExporterDown", "", ""]
         assert down["labels"] == {"alertname": "BrazeExporterDown", "severity": "critical", "workspace": "production"}
         wait_until(lambda: chain.firing().keys() == {("BrazeExporterDown", "", "")}, "no other alert fires any more")
-
-
-def test_plan_matches_config() -> None:
-    """A plan has the alerts of its entries, one for each query."""
-    plan = build_plan(load_config(CONFIGS["everything"], "config.yaml"))
-    assert [query for query, _ in plan.alerts] == [query for query in plan.queries if query.subject != "login"]
