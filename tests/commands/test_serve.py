@@ -482,17 +482,6 @@ def test_missing_config_file_is_an_error(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, expected)
 
 
-def test_port_in_use_is_an_error(config: str) -> None:
-    """A port in use gives a one-line error that names the flag."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        done = run_program(f"--config.file={config}", f"--web.listen-address={address}", BRAZE_API_KEY=KEY)
-    expected = (
-        f"cannot listen on {address} (Address already in use); choose another address with --web.listen-address\n"
-    )
-    assert (done.returncode, done.stderr) == (1, expected)
-
-
 @pytest.mark.parametrize("command", ["serve", "demo"])
 def test_every_listen_address_is_served(config: str, command: str) -> None:
     """`--web.listen-address` is repeatable: each address is served, and the log names all of them."""
