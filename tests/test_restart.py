@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import itertools
 import json
 import signal
 import sqlite3
@@ -397,30 +398,32 @@ def test_killed_exporter_shows_durable_state(tmp_path: Path) -> None:
     """After kill -9 at any moment, the page has values at least as new as the last write, and totals not below them."""
     recorded = RecordedCounts(events=["purchase"])
     state = tmp_path / "state.sqlite"
-    extra_yaml = f"refresh_interval: {{hour: 1m}}\nstate_file: {state}\n"
+    extra_yaml = f"refresh_interval: {{hour: 1s}}\nbudget: {{share: 1}}\nstate_file: {state}\n"
     with running_braze(recorded) as (_, server):
         text = workspace_yaml(server.url, "{event: purchase}", extra_yaml=extra_yaml)
         config = write_file(tmp_path / "config.yaml", text)
         last: dict[str, float] = {}
+        counts = itertools.count()
         for round_ in range(6):
             now = int(time.time()) // HOUR * HOUR
-            recorded.set("purchase", now, 10 * (round_ + 1))
             with Program.start([f"--config.file={config}"]) as program:
                 restored = program.scrape()
                 for name, value in last.items():
                     assert (restored.value(name) or 0) >= value, name
                 if round_:
                     assert restored.value(LATEST) is not None
-                killer = threading.Timer(0.05 * round_, lambda: program.process.send_signal(signal.SIGKILL))
+                killer = threading.Timer(0.3 * round_, lambda: program.process.send_signal(signal.SIGKILL))
                 killer.start()
                 with contextlib.suppress(OSError, http.client.HTTPException):
                     while True:
+                        recorded.set("purchase", now, next(counts))
                         page = program.scrape()
                         last = {name: page.value(name) or 0.0 for name in (TOTAL, LAST_SUCCESS)}
                 killer.join()
             with contextlib.closing(sqlite3.connect(state)) as connection:
                 (received_at,) = connection.execute("SELECT received_at FROM queries").fetchone()
             assert received_at >= last.get(LAST_SUCCESS, 0) - 1e-3
+    assert last[TOTAL] > 0
 
 
 def test_without_state_file_nothing_is_kept(tmp_path: Path) -> None:
