@@ -304,6 +304,9 @@ def test_pending_history_of_removed_query_is_dropped() -> None:
         exporter.scrape()
         exporter.apply_config("{event: purchase, baseline: {weeks: 1}}")
         read_history(exporter)
+        for _ in range(5):
+            exporter.clock.advance(10)
+            exporter.scrape()
         chunks = [request for request in exporter.braze.requests if "ending_at" in request.params]
         assert len(chunks) <= 2 + 2  # the scrape before the change had fetched up to two
         assert requested_events(exporter).count("signup") <= 1 + 2
