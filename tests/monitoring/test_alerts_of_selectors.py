@@ -246,7 +246,7 @@ def test_segments_are_matched_by_name_with_id_suffix(tmp_path: Path) -> None:
     Scenario(text, all_series, fires={60: fired}, step=15).check(tmp_path)
 
 
-def test_tag_selector_excludes_named_entries() -> None:
+def test_tag_selector_excludes_no_names() -> None:
     """A tag selector excludes no names from later regex selectors, since the names of its items are unknown."""
     sections = "    campaigns: [{tag: cart}, {regex: 'a.*', tag: b}, {regex: '.*', alerts: {below: 5}}]\n"
     plan = build_plan(load_config(config(sections), "x.yaml"))
