@@ -206,9 +206,12 @@ def test_open_connection_survives_renewal(web_setup: WebSetup) -> None:
     with web_setup.start(TLS + USERS, web_setup.pki.client()) as program:
         assert program.tls is not None
         client = http.client.HTTPSConnection("127.0.0.1", program.port, timeout=10, context=program.tls)
-        for count, name in enumerate(("client", "agent"), start=1):
+        for name in ("client", "agent"):
             web_setup.web(TLS + USERS.replace("prometheus", name))
-            wait_until(lambda count=count: program.output.count("reloaded") >= count, "the users are read")  # type: ignore[misc]
+            wait_until(
+                lambda name=name: program.get("/", basic(name, PASSWORD)).status == 200,  # type: ignore[misc] # bound now
+                "the users are read",
+            )
             web_setup.pki.renew()
             client.request("GET", "/", headers=basic(name, PASSWORD))
             response = client.getresponse()
