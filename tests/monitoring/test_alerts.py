@@ -425,7 +425,7 @@ SCENARIOS = {
     "a rate limit window that ends with little left": Scenario(
         HOURLY,
         healthy_except({REMAINING: lambda now: 20_000 if now % HOUR >= 50 * MINUTE else 200_000}),
-        silent=range(0, 480, 10),
+        silent=range(5, 480, 10),
     ),
     # The last reported remaining calls are outdated once the window has ended.
     "a rate limit that was reset": Scenario(
@@ -517,7 +517,7 @@ SCENARIOS = {
         },
         silent=(179, 184, 240, 246),
     ),
-    "a restart": Scenario(HOURLY, scrape_gap(3, 3.05, healthy()), silent=range(175, 420, 5)),
+    "a restart": Scenario(HOURLY, scrape_gap(3, 3.05, healthy()), silent=range(175, 420, 2)),
     # One call probes at the next scrape after two minutes.
     "the key is rejected": Scenario(
         HOURLY,
