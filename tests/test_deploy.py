@@ -371,7 +371,9 @@ def test_kubernetes_probes_succeed(chain: Chain) -> None:
 
 def test_operator_relabeling_keeps_series_of_new_pod(chain: Chain) -> None:
     """The operator's target labels neither replace the exporter's labels nor change when the pod is replaced."""
-    for labels in chain.query('braze_api_requests_total{job="monitor"}'):
+    series = chain.query('braze_api_requests_total{job="monitor"}')
+    assert series
+    for labels in series:
         assert labels.keys() == {"__name__", "job", "instance", "endpoint", "workspace", "path", "code"}
         assert labels["path"] in {
             *(kind.path for kind in KINDS),
