@@ -358,8 +358,8 @@ def test_alerts_of_queries_are_muted_only_if_all_fetches_fail(tmp_path: Path, ca
 def test_prometheus_has_demo_metrics(chain: Chain) -> None:
     """Prometheus has scraped the demo under both jobs, and `braze_up` is 1."""
     assert {labels["job"] for labels in chain.query("up == 1")} == {"braze", "monitor"}
-    assert chain.query('braze_up{job="braze"} == 1')
-    assert chain.query('braze_custom_events_hourly_settled{job="braze"} > 0')
+    settled = 'braze_custom_events_hourly_settled{job="braze"} > 0 and on () braze_up{job="braze"} == 1'
+    wait_until(lambda: bool(chain.query(settled)), "a scrape has waited for Braze")
 
 
 def test_kubernetes_probes_succeed(chain: Chain) -> None:
