@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -49,13 +49,14 @@ def scrape_until(exporter: ExporterRig, end: float, every: float = 15.0) -> None
 
 def test_first_call_probes_and_others_follow_in_same_scrape() -> None:
     """Other queries wait while the first call probes, and are fetched within the same scrape."""
-    with running_exporter(EVENTS, silent_traffic()) as exporter, ThreadPoolExecutor(1) as pool:
+    with running_exporter(EVENTS, silent_traffic()) as exporter:
         exporter.braze.inject(transfer_faults.hold())
-        page = pool.submit(exporter.scrape)
-        exporter.braze.wait_for(1)
+        refresh = exporter.exporter.refresh()
+        assert not wait([refresh], 0.5).done  # the time in which other queries would be fetched
         assert len(exporter.braze.requests) == 1
         exporter.braze.clear_faults()
-        assert page.result().value("braze_queries", state="up") == 24
+        refresh.result(10)
+        assert exporter.page().value("braze_queries", state="up") == 24
     assert len(exporter.braze.requests) == 24
 
 
