@@ -352,17 +352,6 @@ def test_tomorrow_is_accepted_and_day_after_is_malformed(ahead: int, up: float) 
     assert page.values("braze_workspace_timezone_mismatch") == ([1] if up else [])
 
 
-def test_daily_rows_in_hourly_response_are_malformed() -> None:
-    """Daily rows in an hourly response make it malformed, so nothing is counted."""
-    days = [(datetime.fromtimestamp(NOW, NEW_YORK) - timedelta(days=back)).date() for back in reversed(range(24))]
-    rows = [{"time": f"{day}T00:00:00-05:00", "count": 2_400} for day in days]
-    with running_exporter("{event: purchase}", hours()) as exporter:
-        exporter.scrape()
-        exporter.braze.inject(response_faults.data(rows))
-        page = scrape_repeatedly(exporter)
-    assert (page.value(UP), page.value(FAILED, reason="invalid_response"), page.value(TOTAL)) == (0, 1, 0)
-
-
 MEBIBYTE = 1024 * 1024
 
 

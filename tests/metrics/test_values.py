@@ -8,14 +8,9 @@ from zoneinfo import ZoneInfo
 import pytest
 import response_faults
 from braze_variants import DayFormat, HourFormat, UnknownEvent
-from hypothesis import given
-from hypothesis import strategies as st
 from recorded_counts import RecordedCounts
 from support import CURRENT_HOUR, HOUR, IOS, NEW_YORK, NOW, VIP, Clock, running_exporter
 
-from braze_exporter.braze.buckets import newest_settled_start
-from braze_exporter.braze.kinds import CUSTOM_EVENTS, Unit
-from braze_exporter.braze.query import Query
 from braze_exporter.web.status_response import read_status_response
 
 pytestmark = pytest.mark.no_cover
@@ -278,23 +273,9 @@ def _yaml(name: str) -> str:
     return f'"{escaped}"'
 
 
-@given(
-    st.lists(st.integers(0, 100), unique=True, max_size=30).map(sorted),
-    st.integers(0, 120 * HOUR),
-    st.integers(1, 30 * HOUR),
-)
-def test_settled_is_newest_settled_bucket(hours: list[int], sent_at: int, settle: int) -> None:
-    """The settled bucket is the newest that ended `settle` before the request, and never the newest of the response."""
-    starts = [hour * HOUR for hour in hours]
-    query = Query("w", CUSTOM_EVENTS, Unit.HOUR, "purchase", settle_seconds=float(settle))
-    qualified = [start for start in starts[:-1] if start + HOUR + settle <= sent_at]
-    assert newest_settled_start(starts, query, sent_at) == (qualified[-1] if qualified else None)
-
-
 def test_daily_rows_are_not_hours() -> None:
     """An hourly query that is answered with days fails, and neither values nor counters show the counts of days."""
-    recorded = purchases()
-    with running_exporter("{event: purchase}", recorded) as exporter:
+    with running_exporter("{event: purchase, settle: 40h}", purchases()) as exporter:  # requests more than a day
         exporter.scrape()
 
         def answer_with_days(document: dict[str, Any]) -> None:
