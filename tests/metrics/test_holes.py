@@ -559,9 +559,10 @@ def test_first_number_after_campaign_hole_counts_zero(fault: Fault) -> None:
         exporter.braze.inject(fault, path="/campaigns/data_series", times=1)
         page = exporter.scrape()
         assert page.value("braze_query_up", kind="campaigns") == 1
-        exporter.clock.advance(900)
-        assert exporter.scrape().value("braze_campaign_messages_total", stat="sent", variation="") in (None, 0)
-        assert all(value == 0 for value in exporter.page().values("braze_campaign_messages_total"))
+        for _ in range(2):  # the second page has what a new series has counted before
+            exporter.clock.advance(900)
+            page = exporter.scrape()
+        assert {*page.values("braze_campaign_messages_total")} == {0}
 
 
 @pytest.mark.parametrize("value", ["1000", True, [7]])
