@@ -75,10 +75,13 @@ def running_discovery(events: str, *names: str, extra_yaml: str = "") -> Iterato
 def test_selected_items_are_fetched_by_next_scrape() -> None:
     """The first scrape starts reading the list, and the next one fetches the selected events."""
     with running_exporter("{regex: 'cart_.*'}", shop("cart_a", "cart_b", "other"), reads_lists=True) as exporter:
+        exporter.braze.inject(transfer_faults.hold())
         page = exporter.scrape()
         assert exposed_events(page) == set()
         assert page.value("braze_queries", kind="custom_events", state="pending") == 0
-        read_lists(exporter)
+        exporter.braze.wait_for(1)
+        exporter.braze.clear_faults()
+        exporter.read_lists()
         page = exporter.scrape()
         assert exposed_events(page) == {"cart_a", "cart_b"}
         assert page.values(LATEST) == [5, 5]
