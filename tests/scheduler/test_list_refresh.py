@@ -339,7 +339,7 @@ def apply_key_file(exporter: ExporterRig, key: Path) -> None:
 def test_rejected_list_is_read_after_rotation_of_accepted_key(tmp_path: Path, status: int) -> None:
     """A list that the key may not read is read about two minutes after another key is in the file, without a reload.
 
-    Queries still succeed with the previous key. While the file is unchanged, no call is made.
+    Queries still succeed with the previous key.
     """
     with running_exporter("{event: a}", shop("a"), reads_lists=True) as exporter:
         write_file(tmp_path / "key", KEY)
