@@ -404,6 +404,8 @@ def test_internal_error_fails_one_query(caplog: pytest.LogCaptureFixture) -> Non
     assert good.error is None
     assert len(seen) == 4
     wait_until(lambda: len(admission.ended) == 4, "each permit has ended")
+    assert caplog.messages.count("Internal error during a fetch") == 2
+    assert caplog.messages.count("Internal error while processing a fetch result") == 4
     caplog.clear()
 
 
