@@ -12,7 +12,7 @@ import trustme
 import urllib3.util.connection
 from certificates import Pki
 from raw_server import raw_server, route
-from support import KEY, free_port
+from support import KEY
 
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.transport import Timeouts, Transport, open_session
@@ -73,7 +73,7 @@ def test_unreachable_proxy_is_proxy_failure(scheme: str, monkeypatch: pytest.Mon
 
     So is the address of a proxy that the machine cannot reach.
     """
-    address = f"{scheme}://user:password@127.0.0.1:{free_port()}"
+    address = f"{scheme}://user:password@127.0.0.1:9"
     assert proxied_failure(address) == (Reason.PROXY, "proxy connection failed: Connection refused")
     address = f"{scheme}://user:password@proxy.invalid:8080"
     assert proxied_failure(address) == (Reason.PROXY, "host name of the proxy could not be resolved")
