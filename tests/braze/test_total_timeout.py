@@ -229,6 +229,7 @@ def test_cookies_are_not_stored() -> None:
             assert transport.get("/", {}).status == 200
         thread.join(5)
     assert len(seen) == 2
+    assert [*session.cookies] == []
     assert not any(b"cookie" in request.lower() for request in seen)
 
 
