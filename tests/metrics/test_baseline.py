@@ -237,27 +237,14 @@ def shop(now: float = NOW) -> RecordedCounts:
     return recorded
 
 
-def read_history(exporter: ExporterRig, calls: int, code: str = "200") -> None:
-    """Scrape until `calls` requests have received the status `code`; each scrape fetches a chunk or two of history."""
-
-    def count_responses() -> float:
-        return exporter.page().value("braze_api_requests_total", code=code) or 0
-
-    while (before := count_responses()) < calls:
-        exporter.clock.advance(1)
-        exporter.scrape()
-        wait_until(lambda before=before: count_responses() > before, "another response has arrived")  # type: ignore[misc] # bound now
-
-
 def test_baseline_is_exposed_after_history() -> None:
     """The median of four weeks is exposed for the settled bucket after seven history calls, each made once."""
     recorded = shop()
     with running_exporter("{event: purchase, baseline: {weeks: 4}}", recorded) as exporter:
         exporter.scrape()
-        exporter.clock.advance(60)
-        exporter.scrape()
-        wait_until(lambda: exporter.page().value("braze_api_requests_total") == 1 + 1, "the first piece is here")
-        read_history(exporter, 1 + 7)
+        while not exporter.wait_for_history():
+            exporter.clock.advance(1)
+            exporter.scrape()
         page = exporter.page()
         start = page.value("braze_query_settled_bucket_start_timestamp_seconds")
         assert start is not None
@@ -310,6 +297,7 @@ def test_daily_history_is_completed_once_with_long_settle(settle: str) -> None:
     entry = f"{{event: purchase, unit: day, settle: {settle}, baseline: {{weeks: 1}}}}"
     with running_exporter(entry, shop()) as exporter:
         exporter.scrape()
+        exporter.wait_for_history()  # its first call is deferred
         for _ in range(100):
             exporter.clock.advance(86_400)
             exporter.scrape()
@@ -337,7 +325,7 @@ def test_scrape_does_not_wait_for_history() -> None:
             assert page.values(BASELINE) == []
             assert page.value("braze_queries", state="up") == 2
             exporter.clock.advance(300)
-        assert history_requests(exporter) == 1
+        wait_until(lambda: history_requests(exporter) == 1, "one call for history is in flight")
         exporter.braze.clear_faults()
 
 
@@ -391,11 +379,8 @@ def test_daily_baseline_uses_same_weekday() -> None:
     now = datetime(2026, 11, 10, 17, 0, tzinfo=UTC).timestamp()
     recorded = shop(now)
     with running_exporter("{event: purchase, unit: day, baseline: {weeks: 3}}", recorded, clock=Clock(now)) as exporter:
-        exporter.scrape()
-        exporter.clock.advance(60)
-        exporter.scrape()
-        wait_until(lambda: exporter.page().value("braze_api_requests_total") == 2, "the history is here")
-        page = exporter.page()
+        page = complete_history(exporter)
+        assert history_requests(exporter) == 1
     days = [unix_time(2026, 11, 2), unix_time(2026, 10, 26), unix_time(2026, 10, 19)]
     sums = [sum(recorded.count("purchase", day + hour * HOUR, 0) for hour in range(24)) for day in days]
     assert page.value("braze_query_settled_bucket_start_timestamp_seconds") == unix_time(2026, 11, 9)
