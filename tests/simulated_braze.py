@@ -60,7 +60,7 @@ class FaultInjectingBraze(VariableBraze):
         """Clear the request log and its concurrency peak. Faults and the rate limit stay as they are."""
         self._request_log.reset()
 
-    def wait_for(self, count: int, timeout: float = 5.0) -> None:
+    def wait_for(self, count: int, timeout: float = 30.0) -> None:
         """Wait until there are `count` requests since the last reset. Raises `TimeoutError` after `timeout` seconds."""
         self._request_log.wait_for(count, timeout)
 

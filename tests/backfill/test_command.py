@@ -57,7 +57,7 @@ def test_backfill_after_interrupt_resumes(
     braze[0].inject(transfer_faults.delay(0.01), times=15)
     braze[0].inject(transfer_faults.hold())
     with start_program(*command) as process:
-        braze[0].wait_for(25, timeout=20)  # ten of them have no response
+        braze[0].wait_for(25)  # ten of them have no response
         process.send_signal(how)
         _, message = process.communicate(timeout=15)  # shorter than the 30 s after which a request to Braze times out
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[how]
