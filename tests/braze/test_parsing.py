@@ -76,7 +76,15 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
     max_leaves=12,
 )
-rows = st.lists(st.fixed_dictionaries({}, optional={"time": anything, "count": anything}) | anything, max_size=4)
+valid_rows = st.fixed_dictionaries(
+    {
+        "time": st.sampled_from(["2026-11-22T23:00:00Z", "2026-11-23T00:00:00Z", "2026-11-23T05:00:00"]),
+        "count": st.integers(-1, 5),
+    }
+)
+rows = st.lists(valid_rows, max_size=4) | st.lists(
+    st.fixed_dictionaries({}, optional={"time": anything, "count": anything}) | anything, max_size=4
+)
 
 
 @given(rows, st.sampled_from(Unit), zones)

@@ -339,7 +339,11 @@ anything = st.recursive(
 )
 
 
-@given(st.sampled_from(LIST_ENDPOINTS), anything, st.binary(max_size=50))
+texts = st.sampled_from(["", "a", "b", "a \ud800"])
+items = st.fixed_dictionaries({"id": texts | anything, "name": texts}, optional={"tags": st.lists(texts) | anything})
+
+
+@given(st.sampled_from(LIST_ENDPOINTS), st.lists(texts | items, max_size=3) | anything, st.binary(max_size=50))
 def test_any_page_is_parsed_or_rejected(list_endpoint: ListEndpoint, content: object, junk: bytes) -> None:
     """Any body gives either items with valid text or a `BrazeError`."""
     for body in (
