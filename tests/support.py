@@ -202,8 +202,9 @@ class ExporterRig:
     def read_lists(self) -> None:
         """Read the lists that are due, and wait until none is in flight."""
         refresher = self.exporter._list_refresher  # noqa: SLF001 - no scrape waits for lists
-        refresher.refresh()
-        wait_until(lambda: not any(item.in_flight for item in refresher._lists.values()), "no list is read")  # noqa: SLF001
+        for start in (bool, refresher.refresh):  # an earlier read may be about to be deferred
+            start()
+            wait_until(lambda: not any(item.in_flight for item in refresher._lists.values()), "no list is read")  # noqa: SLF001
 
     def wait_for_history(self) -> bool:
         """Wait until each queued call for history is done or deferred, and return whether all history has been read."""
