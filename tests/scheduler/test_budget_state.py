@@ -7,12 +7,14 @@ import signal
 import sqlite3
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import requests
 import response_faults
+import transfer_faults
 from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
 from support import (
@@ -489,12 +491,15 @@ def test_balance_that_cannot_be_taken_out_is_not_used(rig: RestartRig, caplog: p
 
 @pytest.mark.alone
 def test_killed_processes_share_one_budget(rig: RestartRig, tmp_path: Path) -> None:
-    """SIGKILL during or after the calls fills nothing."""
+    """SIGKILL during the calls fills nothing."""
     text = f"workspaces:\n{workspace_item_yaml(rig.url, EVENTS)}{SHARE}state_file: {rig.path}\n"
     config = write_file(tmp_path / "config.yaml", text)
+    rig.braze.inject(transfer_faults.hold(), event=NAMES[-1])
     started = time.monotonic()
-    for _ in range(4):
-        program = Program.start([f"--config.file={config}"])
-        program.scrape()
+    with ThreadPoolExecutor(1) as pool, Program.start([f"--config.file={config}"]) as program:
+        pool.submit(program.scrape)
+        wait_until(lambda: len(series_requests(rig.braze)) == 60, "all calls are made")
         program.stop(signal.SIGKILL)
+    with Program.start([f"--config.file={config}"]) as program:
+        program.scrape(timeout=2)
     assert 60 <= len(series_requests(rig.braze)) <= 60 + (time.monotonic() - started) * CALLS_PER_SECOND
