@@ -673,6 +673,7 @@ def test_returning_event_restarts_or_continues(days: int, total: float) -> None:
 def test_refresh_saves_many_changes(monkeypatch: pytest.MonkeyPatch, many: int, *, is_saved: bool) -> None:
     """Many changes are saved while other queries are fetched; few are saved when the page is rendered."""
     monkeypatch.setattr("braze_exporter.metrics.counters.MAX_UNSAVED", many)
+    monkeypatch.setattr("braze_exporter.state.writer.WRITE_INTERVAL_SECONDS", 60)
     names = [f"event {number}" for number in range(6)]
     events = "\n".join(f"{{event: {name}}}" for name in names)
     with running_exporter(events, RecordedCounts(events=names), extra_yaml="budget: {concurrency: 1}\n") as exporter:
