@@ -185,8 +185,8 @@ def test_disconnected_clients_are_ignored(
     assert tuple(capfd.readouterr()) == ("", "")
 
 
-def test_tls_is_served() -> None:
-    """With a TLS context the server uses TLS, and clients that do not cause no error."""
+def test_tls_is_served(capfd: pytest.CaptureFixture[str]) -> None:
+    """With a TLS context the server uses TLS, and clients that do not cause no output."""
     authority = trustme.CA()
     theirs, ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert("127.0.0.1").configure_cert(theirs)
@@ -201,6 +201,7 @@ def test_tls_is_served() -> None:
             connection.close()
             silent.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert server.connections == 2
+    assert tuple(capfd.readouterr()) == ("", "")
 
 
 def test_tls_connection_is_reset(braze: FaultInjectingBraze) -> None:
