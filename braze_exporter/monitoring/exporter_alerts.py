@@ -12,7 +12,9 @@ def exporter_rules(*, has_state_file: bool) -> Iterator[Rule]:
     """Yield the rules for the exporter process. `has_state_file` is true if a state file may be configured."""
     yield Rule(
         alert="BrazeExporterConfigReloadFailed",
-        expr=f"time() - {RELOAD_SUCCESS_TIME.name}\nand max_over_time({RELOAD_SUCCESSFUL.name}[5m]) == 0",
+        # A lost scrape does not end the alert.
+        expr=f"time() - max_over_time({RELOAD_SUCCESS_TIME.name}[5m])\n"
+        f"and max_over_time({RELOAD_SUCCESSFUL.name}[5m]) == 0",
         wait=SHORT_WAIT_SECONDS,
         summary="Failed Braze exporter configuration reload.",
         description="The Braze exporter failed to reload its config and keeps the one loaded "

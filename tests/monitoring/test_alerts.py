@@ -175,6 +175,15 @@ def target_down(target: str, **labels: str) -> ExpectedAlert:
     )
 
 
+def reload_failed(since: str) -> ExpectedAlert:
+    """Return the expected alert for a failed reload of the config that was loaded before."""
+    return ExpectedAlert(
+        "BrazeExporterConfigReloadFailed",
+        f"The Braze exporter failed to reload its config and keeps the one loaded {since} ago.",
+        {"severity": "warning", "job": "braze", "instance": "exporter:27293"},
+    )
+
+
 def fetches_failing(since: str) -> ExpectedAlert:
     """Return the expected alert for a workspace whose fetches all fail."""
     sentence = f"No fetch for workspace production has succeeded for {since}."
@@ -601,21 +610,17 @@ SCENARIOS = {
     "a failed config reload": Scenario(
         HOURLY,
         healthy_except({RELOADED: between(2, 3, 0, always(1))}),
-        fires={
-            131: [
-                ExpectedAlert(
-                    "BrazeExporterConfigReloadFailed",
-                    "The Braze exporter failed to reload its config and keeps the one loaded 3h 11m 0s ago.",
-                    {"severity": "warning", "job": "braze", "instance": "exporter:27293"},
-                )
-            ]
-        },
+        fires={131: [reload_failed("3h 11m 0s")]},
         silent=(119, 129, 180),
     ),
-    "a failed config reload and a lost scrape": Scenario(
+    "a failed config reload and lost scrapes": Scenario(
         HOURLY,
-        healthy_except({RELOADED: lambda now: 0 if now % 240 else 1}),
-        silent=range(0, 120, 5),
+        {
+            name: lambda now, value=value: value(now) if now % 240 else None
+            for name, value in healthy_except({RELOADED: always(0)}).items()
+        },
+        fires={15: [reload_failed("1h 15m 0s")], 17: [reload_failed("1h 17m 0s")], 51: [reload_failed("1h 51m 0s")]},
+        silent=(1, 3),
     ),
     # The counters do not change because they cannot be written. This does not show that the events stopped.
     "a state file that cannot be written": Scenario(
