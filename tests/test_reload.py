@@ -444,9 +444,10 @@ def test_reload_request_reloads(reloadable: Reloadable, method: str) -> None:
     assert page.value(SUCCESSFUL) == 1
     assert (page.value(SUCCESS_TIME) or 0) > (before.value(SUCCESS_TIME) or 0)
     assert [request.event for request in series_requests(reloadable.braze)] == ["purchase", "signup"]
-    assert 'msg="Completed loading of configuration file" queries=2 added=1 removed=0' in reloadable.program.output
     status = json.loads(reloadable.program.get("/", {"Accept": "application/json"}).text)
     assert len(status["queries"]) == 2
+    reloadable.program.stop()
+    assert 'msg="Completed loading of configuration file" queries=2 added=1 removed=0' in reloadable.program.output
 
 
 def test_reserve_follows_successful_reloads_only(reloadable: Reloadable) -> None:
@@ -478,11 +479,12 @@ def test_invalid_config_reload_returns_problems_and_changes_nothing(reloadable: 
     assert page.value(SUCCESSFUL) == 0
     assert page.value(SUCCESS_TIME) == before.value(SUCCESS_TIME)
     assert page.value(LAST_SUCCESS) == before.value(LAST_SUCCESS)
-    assert 'msg="Configuration reload failed, keeping the previous one"' in reloadable.program.output
-    assert reloadable.program.output.count('msg="Configuration problem"') == 3
     reloadable.write("{event: purchase}")
     assert reloadable.reload()[0] == 200
     assert reloadable.program.scrape().value(SUCCESSFUL) == 1
+    reloadable.program.stop()
+    assert 'msg="Configuration reload failed, keeping the previous one"' in reloadable.program.output
+    assert reloadable.program.output.count('msg="Configuration problem"') == 3
 
 
 @pytest.mark.parametrize(
@@ -568,6 +570,7 @@ def test_many_signals_and_scrapes_lose_nothing(reloadable: Reloadable) -> None:
         assert all(page.value("braze_up") == 1 for page in pages)
     reloadable.scrape_until(up=2)
     assert sorted(str(request.event) for request in series_requests(reloadable.braze)) == ["purchase", "signup"]
+    reloadable.program.stop()
     assert "Traceback" not in reloadable.program.output
 
 
@@ -602,12 +605,13 @@ def test_reload_that_cannot_be_applied_keeps_previous_config(reloadable: Reloada
     page = program.scrape()
     assert page.value("braze_exporter_config_last_reload_successful") == 0
     assert page.values("braze_query_up") == [1]
-    assert "Internal error while applying the configuration, keeping the previous one" in program.output
-    assert "can't start new thread" in program.output
     wait_until(lambda: process.num_threads() < 40, "the threads of the new config have ended")
     assert reloadable.reload()[0] == 200
     reloadable.scrape_until(up=2)
     assert program.scrape().value("braze_exporter_config_last_reload_successful") == 1
+    program.stop()
+    assert "Internal error while applying the configuration, keeping the previous one" in program.output
+    assert "can't start new thread" in program.output
 
 
 def test_session_of_failed_reload_is_closed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -713,6 +717,7 @@ def test_reload_with_other_method_is_refused(reloadable: Reloadable) -> None:
     for method in ("GET", "HEAD", "DELETE", "PATCH", "OPTIONS"):
         response = reloadable.program.get("/-/reload", method=method)
         assert (response.status, response.headers["allow"]) == (405, "POST, PUT")
+    reloadable.program.stop()
     assert "Completed loading of configuration file" not in reloadable.program.output
 
 
@@ -749,4 +754,4 @@ def test_reload_without_lifecycle_flag_is_refused(reloadable: Reloadable) -> Non
             assert response.text.startswith("Lifecycle API is not enabled.")
             assert "--web.enable-lifecycle" in response.text
         assert program.get("/-/reload").status == 405
-        assert "Completed loading of configuration file" not in program.output
+    assert "Completed loading of configuration file" not in program.output

@@ -486,10 +486,12 @@ def test_damaged_file_of_other_exporter_is_not_moved(tmp_path: Path) -> None:
         second.terminate()  # ends the wait
         assert second.communicate(timeout=2)[1] == ""
     assert second.returncode == 0
-    with Program.start([f"--config.file={config}"]) as program:
-        assert "State file is damaged" in program.output
-        with pytest.raises(StateFileError, match="is locked by another exporter"):
-            open_state_file(str(state), wait=0.1)
+    with (
+        Program.start([f"--config.file={config}"]) as program,
+        pytest.raises(StateFileError, match="is locked by another exporter"),
+    ):
+        open_state_file(str(state), wait=0.1)
+    assert "State file is damaged" in program.output
     (aside,) = tmp_path.glob("*.damaged-*")
     assert aside.read_bytes() == damaged
 
