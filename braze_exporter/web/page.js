@@ -92,7 +92,7 @@ function workspaceElement({ name, zone, url, level, messages, pools }) {
 
 // ---- queries ----
 
-// Return a chart of the points with bars that start at zero. Settled buckets are solid, and buckets that may still change
+// Return a chart of the buckets with bars that start at zero. Settled buckets are solid, and buckets that may still change
 // are hollow. Buckets without a value are gaps.
 function chartElement({ unit, starts, values, settled_count: settledCount }) {
   const slots = starts.map((start) => Math.round((start - starts[0]) / UNIT_SECONDS[unit]));
@@ -100,7 +100,7 @@ function chartElement({ unit, starts, values, settled_count: settledCount }) {
   const top = Math.max(0, ...known) || 1;
   const bar = (value, index) => (value === null ? "" : `M${slots[index]} 1V${Math.min(0.97, 1 - value / top)}h.75V1z`);
   const bars = values.map(bar);
-  const label = `${pluralize(known.length, "point", "points")} from ${formatNumber(Math.min(...known))} to ${formatNumber(Math.max(...known))}`;
+  const label = `${pluralize(known.length, "bucket", "buckets")} from ${formatNumber(Math.min(...known))} to ${formatNumber(Math.max(...known))}`;
   return element(
     "svg",
     { class: "chart", viewBox: `0 0 ${slots.at(-1) + 0.75} 1`, preserveAspectRatio: "none", role: "img", "aria-label": label },
@@ -149,7 +149,7 @@ function detailsContent(query) {
       element("dl", {}, ...terms.flatMap(([term, text]) => [element("dt", {}, term), element("dd", {}, element("bdi", {}, text))])),
       ...metrics.map((metric) => element("code", {}, metric)),
     ),
-    element("table", {}, element("caption", {}, `Points, newest first (${zone})`), ...lines.reverse()),
+    element("table", {}, element("caption", {}, `Buckets, newest first (${zone})`), ...lines.reverse()),
   ];
 }
 

@@ -138,7 +138,7 @@ def test_chart_starts_at_zero(page: Browser) -> None:
     """A chart has 24 bars from zero, the newest two of them hollow, and a text for screen readers."""
     search(page, "product_viewed")
     label = page.run("return document.querySelector('#rows .chart').ariaLabel")
-    assert re.fullmatch(r"24 points from [\d,]+ to [\d,]+", label)
+    assert re.fullmatch(r"24 buckets from [\d,]+ to [\d,]+", label)
     drawn = "return document.querySelector('#rows .chart .{}').getAttribute('d')"
     assert [page.run(drawn.format(name)).count("z") for name in ("settled", "unsettled")] == [22, 2]
 
