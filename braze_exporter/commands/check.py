@@ -10,7 +10,7 @@ from braze_exporter.commands.plan import read_plan
 from braze_exporter.config.document import KeyPath, shorten
 from braze_exporter.config.loading import Config, load_config
 from braze_exporter.config.plurals import pluralize
-from braze_exporter.scheduler.plan import Plan, build_plan, raised_settings
+from braze_exporter.scheduler.plan import Plan, budget_owners, build_plan, raised_settings
 from braze_exporter.scheduler.selectors import required_lists
 from braze_exporter.state.errors import InaccessibleError, StateFileError
 from braze_exporter.state.state_file import inspect_state_file
@@ -75,11 +75,10 @@ def _describe_permissions(plan: Plan, workspace: str) -> str:
 
 def _shared_keys(config: Config) -> Iterator[tuple[KeyPath, str]]:
     """Yield a problem for each workspace with the url and the source of the API key of an earlier one."""
-    names: dict[tuple[str, str | None, str | None], str] = {}
+    owners = budget_owners(config)
     for workspace in config.workspaces:
-        spec = workspace.spec
-        first = names.setdefault((spec.rest_endpoint, spec.api_key_file, spec.api_key_env), spec.name)
-        if first != spec.name:
+        first = owners[workspace.spec.name]
+        if first != workspace.spec.name:
             text = f'has the same url and API key as "{shorten(first)}", so both share one budget; merge them'
             yield workspace.path, text
 

@@ -3,17 +3,17 @@
 Pure functions.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 
 from braze_exporter.braze.kinds import KINDS_BY_SECTION, SEGMENT_USERS, UTC, SeriesKind
 from braze_exporter.braze.query import Query
-from braze_exporter.config.document import KeyPath, Problem
+from braze_exporter.config.document import KeyPath, Problem, echo_value
 from braze_exporter.config.loading import Config, LocatedEntry
 from braze_exporter.config.schema import Alerts, Entry, Settings, Workspace
 from braze_exporter.config.values import format_duration, format_rounded_up
-from braze_exporter.scheduler.pool_usage import PoolUsage, compute_pool_usage, describe_excess
+from braze_exporter.scheduler.pool_usage import PoolUsage, compute_pool_usage, describe_excess, with_budget_owners
 from braze_exporter.scheduler.repair import MARGIN_BUCKETS, newest_length, query_length
 
 # How many fetches in a row may be missed without being a sign of a failure.
@@ -76,14 +76,15 @@ class Plan:
     """The queries of a config, the calls that they need, and the alerts that some of them have.
 
     `queries` are in the order of the config and without duplicates. `selectors` are the entries with `regex` or `tag`.
-    Once lists have been read, `selectors.expand_selectors` adds their queries, `selection_results` and
-    `configured_subjects`.
+    `budget_owners` is as returned by the function with this name. Once lists have been read,
+    `selectors.expand_selectors` adds their queries, `selection_results` and `configured_subjects`.
     """
 
     queries: tuple[Query, ...]
     pool_usage: tuple[PoolUsage, ...]
     alerts: tuple[tuple[Query, Alerts], ...] = ()
     selectors: tuple[Selector, ...] = ()
+    budget_owners: Mapping[str, str] = field(default_factory=dict)
     selection_results: tuple[SelectionResult, ...] = ()
     configured_subjects: tuple[ConfiguredSubject, ...] = ()
 
@@ -141,11 +142,7 @@ def build_plan(config: Config) -> Plan:
         for workspace, kind, entry in selector_entries
     ]
     pool_usages = tuple(compute_pool_usage(settings, queries))
-    paths = {workspace.spec.name: workspace.path for workspace in config.workspaces}
-    for usage in pool_usages:
-        excess = describe_excess(usage, queries)
-        if excess is not None:
-            problems.append((paths[usage.workspace], excess))
+    problems += _check_budgets(config, queries)
     problems += _check_silences(
         [*planned, *((query, entry) for templates, entry in selector_templates for query in templates)]
     )
@@ -153,7 +150,34 @@ def build_plan(config: Config) -> Plan:
         raise config.make_error(problems)
     alerts = tuple((query, entry.spec.alerts) for query, entry in planned if entry.spec.alerts is not None)
     selectors = tuple(Selector(entry.spec, templates) for templates, entry in selector_templates)
-    return Plan(queries, pool_usages, alerts, selectors)
+    return Plan(queries, pool_usages, alerts, selectors, budget_owners(config))
+
+
+def budget_owners(config: Config) -> dict[str, str]:
+    """Return the first workspace with the same url and API key, and so the same budget, by workspace.
+
+    Keys that were not read are the same if they have the same source.
+    """
+    first: dict[tuple[str, object], str] = {}
+    owners = {}
+    for spec in (workspace.spec for workspace in config.workspaces):
+        key = config.keys.get(spec.name)
+        source = key.reveal() if key is not None else (spec.api_key_file, spec.api_key_env)
+        owners[spec.name] = first.setdefault((spec.rest_endpoint, source), spec.name)
+    return owners
+
+
+def _check_budgets(config: Config, queries: Iterable[Query]) -> Iterator[tuple[KeyPath, str]]:
+    """Yield a problem for each budget that is too small for the queries of its workspaces."""
+    owners = budget_owners(config)
+    owned = with_budget_owners(queries, owners)
+    paths = {workspace.spec.name: workspace.path for workspace in config.workspaces}
+    for usage in compute_pool_usage(config.settings, owned):
+        excess = describe_excess(usage, owned)
+        others = [name for name, owner in owners.items() if name != owner == usage.workspace]
+        names = " and ".join(f'"{echo_value(name)}"' for name in others)
+        if excess is not None:
+            yield paths[usage.workspace], f"with {names} (same url and API key), {excess}" if others else excess
 
 
 def raised_settings(config: Config) -> list[Problem]:

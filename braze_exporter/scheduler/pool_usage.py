@@ -80,6 +80,14 @@ def compute_pool_usage(settings: Settings, queries: Sequence[Query]) -> Iterator
         yield PoolUsage(workspace, pool, len(group), calls_per_hour(group), allowed_hourly_calls, burst, startup_calls)
 
 
+def with_budget_owners(queries: Iterable[Query], owners: Mapping[str, str]) -> list[Query]:
+    """Return `queries`, each with the workspace that `owners` gives for its own. These share one budget."""
+    return [
+        query if owners[query.workspace] == query.workspace else replace(query, workspace=owners[query.workspace])
+        for query in queries
+    ]
+
+
 def calls_per_hour(queries: Iterable[Query]) -> float:
     """Return the number of calls that the queries make per hour, if Prometheus scrapes often enough."""
     return sum(3_600 / query.refresh_seconds for query in queries)

@@ -20,7 +20,7 @@ from braze_exporter.config.plurals import pluralize
 from braze_exporter.config.schema import Entry, Settings
 from braze_exporter.config.suggestions import find_nearest, format_suggestions
 from braze_exporter.scheduler.plan import ConfiguredSubject, Plan, SelectionResult, Selector
-from braze_exporter.scheduler.pool_usage import PoolUsage, compute_pool_usage
+from braze_exporter.scheduler.pool_usage import compute_pool_usage, with_budget_owners
 from braze_exporter.state.counter_state import NameKey
 
 # The number of unlisted names of a list for which suggestions are searched. The search is slow, and further names are
@@ -86,7 +86,7 @@ def expand_selectors(
     waiting = [selector for selector in plan.selectors if (selector.workspace, selector.kind.list_endpoint) in pending]
     queries = tuple(_suspend_counter(_with_name(query, names), waiting) for query in plan.queries)
     candidates = list(_candidates(plan.selectors, queries, lists))
-    capacity = _Capacity(settings, plan.pool_usage, len(queries), lists)
+    capacity = _Capacity(settings, queries, lists, plan.budget_owners)
     order = sorted(range(len(candidates)), key=lambda index: (not candidates[index].is_current(current), index))
     selected_indexes = {
         index
@@ -199,21 +199,25 @@ class _Capacity:
     queries.
     """
 
-    def __init__(self, settings: Settings, pool_usage: Iterable[PoolUsage], queries: int, lists: ListSnapshots) -> None:
+    def __init__(
+        self, settings: Settings, queries: Sequence[Query], lists: ListSnapshots, owners: Mapping[str, str]
+    ) -> None:
         self._settings = settings
-        self._queries = settings.max_queries - queries
-        self._pool_usage = {(usage.workspace, usage.pool): usage for usage in pool_usage}
+        self._owners = owners
+        self._queries = settings.max_queries - len(queries)
+        usages = compute_pool_usage(settings, with_budget_owners(queries, owners))
+        self._pool_usage = {(usage.workspace, usage.pool): usage for usage in usages}
         self._list_calls: Counter[tuple[str, Pool]] = Counter()
         for (workspace, list_endpoint), known in lists.items():
             if list_endpoint is not None:
-                self._list_calls[workspace, list_endpoint.pool] += known.calls
+                self._list_calls[owners[workspace], list_endpoint.pool] += known.calls
 
     def try_add(self, queries: Sequence[Query], *, is_current: bool) -> bool:
         """Add `queries` and return True, or return False if there is no capacity for all of them."""
         if len(queries) > self._queries:
             return False
         usages = {}
-        for more in compute_pool_usage(self._settings, queries):
+        for more in compute_pool_usage(self._settings, with_budget_owners(queries, self._owners)):
             key = (more.workspace, more.pool)
             usage = self._pool_usage.get(key)
             if usage is not None:

@@ -461,6 +461,20 @@ def test_plan_over_share_is_refused(tmp_path: Path, command: str) -> None:
     )
 
 
+def test_plan_of_workspaces_with_equal_keys_over_share_is_refused(tmp_path: Path) -> None:
+    """`serve` refuses workspaces that need too many calls together, if keys from different sources are equal."""
+    first, second = (
+        workspace_item_yaml("https://rest.iad-01.braze.com", "{event: purchase, refresh_interval: 20s}", name=name)
+        for name in ("one", "two")
+    )
+    second = second.replace("BRAZE_API_KEY", "OTHER_API_KEY")
+    config = write_file(tmp_path / "config.yaml", f"workspaces:\n{first}{second}budget: {{share: 0.001}}\n")
+    done = run_program("serve", f"--config.file={config}", BRAZE_API_KEY=KEY, OTHER_API_KEY=KEY)
+    problem = 'with "two" (same url and API key), 2 queries need 360 calls per hour, but budget.share allows 250 of '
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{config}:2: workspaces[0]: {problem}")
+
+
 @pytest.mark.parametrize("command", ["check", "serve"])
 def test_invalid_config_lists_every_problem(tmp_path: Path, command: str) -> None:
     """All problems are printed at once, one a line with file, line and path, and the exit code is 1."""

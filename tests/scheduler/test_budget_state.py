@@ -169,10 +169,12 @@ def test_names_share_one_budget_after_restarts(rig: RestartRig) -> None:
 def test_workspaces_with_equal_key_share_one_budget(rig: RestartRig) -> None:
     """Three names for one url and key use the share once, not three times."""
     with rig.start(has_state_file=False) as exporter:
-        rig.load(exporter, "one", "two", "three")
-        for _ in range(4 * 60):
+        for minute in range(60):
+            # Other queries each time, so that all are due.
+            events = "\n".join(f"{{event: {name} of {minute}, refresh_interval: 15m}}" for name in NAMES)
+            rig.load(exporter, "one", "two", "three", events=events)
             rig.scrape(exporter)
-            rig.clock.advance(15)
+            rig.clock.advance(60)
     assert 900 <= rig.calls <= 180 + 1_000
 
 
@@ -349,8 +351,8 @@ def test_reload_with_refused_key_probes_nothing(rig: RestartRig, *, is_restarted
             if is_restarted:
                 stack.close()
                 exporter = stack.enter_context(rig.start())
-            rig.load(exporter, f"name {number % 2}", "other")
-            assert rig.scrape(exporter).values(UP) == [0] * 120
+            rig.load(exporter, f"name {number % 2}", "other", events="{event: purchase}")
+            assert rig.scrape(exporter).values(UP) == [0] * 2
             rig.clock.advance(5)
     assert rig.calls == 1
 

@@ -20,6 +20,7 @@ from braze_exporter.braze.lists import (
 )
 from braze_exporter.braze.query import Query
 from braze_exporter.config.document import ConfigError
+from braze_exporter.config.loading import load_config
 from braze_exporter.scheduler import selectors
 from braze_exporter.scheduler.plan import ConfiguredSubject, Plan, build_plan, counter_sources
 from braze_exporter.scheduler.selectors import ListSnapshot, expand_selectors, name_key, required_lists
@@ -219,6 +220,21 @@ def test_items_beyond_budget_are_skipped() -> None:
     plan = plan_of(sections, names, calls=5)  # lists take 10 of the pool's 100 calls, and each product takes 2
     assert selection_counts(plan) == {"custom_events": (60, 60, 0), "purchases": (60, 60, 15)}
     assert [usage.hourly_calls for usage in plan.pool_usage] == [720, 90]
+
+
+def test_workspaces_with_equal_key_select_within_one_budget() -> None:
+    """Workspaces that share a url and a key select items for the calls of one share together."""
+    items = [
+        f"  - {{name: {name}, instance: US-01, api_key_env: BRAZE_API_KEY, purchases: [{{regex: .*}}]}}\n"
+        for name in ("one", "two")
+    ]
+    config = load_config(f"workspaces:\n{''.join(items)}", "config.yaml")
+    products = ListSnapshot(tuple(ListItem(f"p{n}", f"p{n}") for n in range(20)), calls=2)
+    plan = expand_selectors(
+        build_plan(config), config.settings, {(name, PRODUCT_LIST): products for name in ("one", "two")}
+    )
+    # The lists take 2 of the 100 calls each, and each product takes 4.
+    assert [(item.workspace, item.skipped_count) for item in plan.selection_results] == [("one", 0), ("two", 16)]
 
 
 def test_longer_lists_keep_current_items() -> None:
