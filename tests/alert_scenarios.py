@@ -67,6 +67,11 @@ def between(start: float, end: float, value: float | None, usually: SampleFuncti
     return lambda now: value if start <= hours(now) < end else usually(now)
 
 
+def lost_every(seconds: int, usually: SampleFunction) -> SampleFunction:
+    """Return a function with the values of `usually`, but without one at each multiple of `seconds`."""
+    return lambda now: usually(now) if now % seconds else None
+
+
 def until(end: float, sample_function: SampleFunction) -> SampleFunction:
     """Return a function with the values of `info` that stays constant after hour `end`."""
     return lambda now: sample_function(min(now, end * HOUR))

@@ -21,6 +21,7 @@ from alert_scenarios import (
     healthy,
     hours,
     last_fetch,
+    lost_every,
     query_series,
     query_status,
     series,
@@ -616,8 +617,8 @@ SCENARIOS = {
     "a failed config reload and lost scrapes": Scenario(
         HOURLY,
         {
-            name: lambda now, value=value: value(now) if now % 240 else None
-            for name, value in healthy_except({RELOADED: always(0)}).items()
+            name: lost_every(240, sample_function)
+            for name, sample_function in healthy_except({RELOADED: always(0)}).items()
         },
         fires={15: [reload_failed("1h 15m 0s")], 17: [reload_failed("1h 17m 0s")], 51: [reload_failed("1h 51m 0s")]},
         silent=(1, 3),
