@@ -518,20 +518,21 @@ def test_total_of_canvas_stays_during_empty_responses() -> None:
 
 
 def test_variation_is_forgotten_when_braze_no_longer_returns_it() -> None:
-    """A variation that no response reaches back to leaves the page, memory and state after 100 days."""
+    """A variation that no response reaches back to leaves the page after 100 days, and restarts at 0 if it returns."""
     named = replace(CAMPAIGN, variations=("A", "B"), channels=("email",))
     remaining = replace(named, variations=("A",))
     with run_every_kind(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
         figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 100)
         exporter.braze.inventory = Inventory(campaigns=(named,))
         exporter.scrape()
-        exporter.braze.inventory = Inventory(campaigns=(remaining,))
+        figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 120)
         shown = []
-        for days in (1, 98, 2):
+        for days, campaign in ((1, named), (1, remaining), (98, remaining), (2, remaining), (1, named)):
+            exporter.braze.inventory = Inventory(campaigns=(campaign,))
             exporter.clock.advance(days * DAY)
             page = exporter.scrape()
             shown.append([page.values(MESSAGES_TOTAL, variation=name, stat="sent") for name in ("A", "B")])
-    assert shown == [[[50], [0]], [[50], [0]], [[50], []]]
+    assert shown == [[[10], [10]], [[70], [10]], [[70], [10]], [[70], []], [[70], [0]]]
 
 
 def parse_values(kind: SeriesKind, data: object) -> dict[tuple[str, tuple[tuple[str, str], ...]], list[float]]:
