@@ -5,7 +5,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -801,13 +801,23 @@ def test_any_response_is_parsed_or_rejected(kind: SeriesKind, data: object) -> N
         assert len({metric_group for metric_group, _ in values}) <= len(kind.metric_groups)
 
 
-def test_canvas_at_midnight_reports_no_timezone_mismatch() -> None:
-    """A Canvas request that ends a minute ago, just before midnight, reports no timezone mismatch."""
+def test_kind_without_current_day_shows_no_timezone() -> None:
+    """If the newest day of active users is yesterday, Braze may not have computed today's, whatever its zone is."""
+    with run_every_kind("    daily_active_users: [{apps: [all]}]\n") as (exporter, _):
+        fault = response_faults.edited(lambda content: content["data"].pop())
+        exporter.braze.inject(fault, path="/kpi/dau/data_series")
+        page = exporter.scrape()
+    start = page.value("braze_query_latest_bucket_start_timestamp_seconds", kind="daily_active_users")
+    assert start == YESTERDAY
+    assert page.values("braze_workspace_timezone_mismatch") == []
+
+
+def test_canvas_at_midnight_has_yesterday_as_latest() -> None:
+    """A Canvas request after midnight ends a minute ago, so that its newest day is yesterday."""
     clock = Clock(TODAY + 30)
     sections = f"    canvases:\n      - canvas: {CANVAS.id}\n"
     with run_every_kind(sections, clock) as (exporter, _):
         page = exporter.scrape()
         start = page.value("braze_query_latest_bucket_start_timestamp_seconds", kind="canvases")
         assert page.value("braze_query_up", kind="canvases") == 1
-    assert start == TODAY - timedelta(days=1).total_seconds()
-    assert page.values("braze_workspace_timezone_mismatch") == []
+    assert start == YESTERDAY
