@@ -484,7 +484,7 @@ def test_damaged_file_of_other_exporter_is_not_moved(tmp_path: Path) -> None:
         time.sleep(1)
         assert (second.poll(), state.read_bytes(), [*tmp_path.glob("*.damaged-*")]) == (None, damaged, [])
         second.terminate()  # ends the wait
-        assert second.communicate(timeout=2)[1] == ""
+        assert second.communicate(timeout=10)[1] == ""
     assert second.returncode == 0
     with (
         Program.start([f"--config.file={config}"]) as program,
