@@ -30,8 +30,11 @@ class Pki:
     def renew(self) -> int:
         """Write a new server certificate and key, and return the serial number of the certificate."""
         certificate, key = self.issue()
-        (self.directory / "cert.pem").write_bytes(certificate)
-        (self.directory / "key.pem").write_bytes(key)
+        for name, content in (("cert.pem", certificate), ("key.pem", key)):
+            # A file that is written twice within one tick of the kernel's clock may look unchanged.
+            new = self.directory / f"{name}.new"
+            new.write_bytes(content)
+            new.replace(self.directory / name)
         return x509.load_pem_x509_certificate(certificate).serial_number
 
     def issue(self) -> tuple[bytes, bytes]:
