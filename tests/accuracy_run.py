@@ -58,8 +58,8 @@ Samples = Mapping[tuple[str, str], float]
 class ExpectedCounter:
     """Reference implementation of a counter.
 
-    The first response counts 0. If it is empty, the requested buckets start at 0. A rise is added, a fall is not
-    subtracted, and a later rise counts only above the highest value seen.
+    The first response counts 0. If it is empty, the buckets that had settled are unknown, and the others start at 0. A
+    rise is added, a fall is not subtracted, and a later rise counts only above the highest value seen.
     """
 
     def __init__(self) -> None:
@@ -385,9 +385,12 @@ class AccuracyRun:
         if expected_counter.oldest is None:
             self.counter_histories[query].append(CounterHistory(oldest_requested))
         oldest = query.newest(exchange.responded_at) - query.usual_length + 1
-        unread = (
-            range(oldest, min(values, default=query.newest(exchange.responded_at) + 1)) if exchange.is_short else ()
-        )
+        end = oldest
+        if exchange.is_short:
+            end = min(values, default=query.newest(exchange.responded_at) + 1)
+        elif not values:
+            end = query.newest(exchange.requested_at - query.settle)
+        unread = range(oldest, end)
         expected_counter.add_response(values, oldest_requested, unread)
         if values:
             self.counter_histories[query][-1].times.append(exchange.responded_at)

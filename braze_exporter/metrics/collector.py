@@ -257,14 +257,23 @@ class Collector:
 
 
 def _missing_buckets(query: Query, response: Response, oldest: int) -> Iterable[int]:
-    """Return the bucket numbers from `oldest` on that a short response lacks, or nothing for a full response."""
-    if not response.is_short:
+    """Return the bucket numbers from `oldest` on whose values a response does not tell, though Braze may have them.
+
+    These are the buckets before those of a short response, all if it is empty. Of any other empty response, they are
+    the buckets that had settled, in case Braze has only failed to return them.
+    """
+    starts = bucket_starts(response.series)
+    if starts and not response.is_short:
         return ()
-    step = query.unit.seconds if query.unit is Unit.HOUR else 1
-    known = bucket_starts(response.series)
-    after_now = bucket_start(response.sent_at, query.unit, query.zone) + query.unit.seconds
-    first = bucket_number(known[0] if known else after_now, query.unit, query.zone)
-    return range(first - step, oldest - 1, -step)
+    unit, zone = query.unit, query.zone
+    step = unit.seconds if unit is Unit.HOUR else 1
+    if starts:
+        end = bucket_number(starts[0], unit, zone)
+    elif response.is_short:
+        end = bucket_number(bucket_start(response.sent_at, unit, zone), unit, zone) + step
+    else:
+        end = bucket_number(bucket_start(response.sent_at - query.settle_seconds, unit, zone), unit, zone)
+    return range(end - step, oldest - 1, -step)
 
 
 def _group_rows(rows: Iterable[QueryRow]) -> list[tuple[tuple[Family, ...], list[QueryRow]]]:

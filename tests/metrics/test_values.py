@@ -143,13 +143,23 @@ def test_counter_counts_after_first_response() -> None:
             assert exporter.scrape().value(TOTAL) == expected
 
 
-def test_counter_after_empty_response_starts_at_zero() -> None:
-    """After an empty first response, values of the same hours in the next response count."""
-    with running_exporter("{event: purchase}", purchases()) as exporter:
-        exporter.braze.inject(response_faults.data([]), times=1)
-        assert exporter.scrape().value(TOTAL) == 0
+@pytest.mark.parametrize(("empty", "expected"), [(1, 100 + 40), (4 * 12, 5 * 100 + 40)])
+def test_counter_after_empty_responses_counts_what_had_not_settled(empty: int, expected: int) -> None:
+    """After empty first responses, only values of hours that had not settled at the first one count."""
+    recorded = purchases()
+    for hour in range(1, 5):
+        recorded.set("purchase", CURRENT_HOUR + hour * HOUR, 100 if hour < 4 else 40)
+    if empty > 1:
+        recorded.set("purchase", CURRENT_HOUR, 100)
+    with running_exporter("{event: purchase}", recorded) as exporter:
+        exporter.braze.inject(response_faults.data([]), times=empty)
+        for _ in range(empty):
+            assert exporter.scrape().value(TOTAL) == 0
+            exporter.clock.advance(300)
+        assert exporter.scrape().value(TOTAL) == expected
+        recorded.set("purchase", CURRENT_HOUR - 5 * HOUR, 107)
         exporter.clock.advance(300)
-        assert exporter.scrape().value(TOTAL) == 23 * 100 + 40
+        assert exporter.scrape().value(TOTAL) == expected + 7
 
 
 def test_counter_uses_finest_unit() -> None:
