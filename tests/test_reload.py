@@ -717,8 +717,9 @@ def test_reload_with_other_method_is_refused(reloadable: Reloadable) -> None:
     for method in ("GET", "HEAD", "DELETE", "PATCH", "OPTIONS"):
         response = reloadable.program.get("/-/reload", method=method)
         assert (response.status, response.headers["allow"]) == (405, "POST, PUT")
+    assert reloadable.reload()[0] == 200  # after any other reload
     reloadable.program.stop()
-    assert "Completed loading of configuration file" not in reloadable.program.output
+    assert reloadable.program.output.count("Completed loading of configuration file") == 1
 
 
 def test_reload_by_page_of_another_site_is_refused(reloadable: Reloadable) -> None:
@@ -754,4 +755,6 @@ def test_reload_without_lifecycle_flag_is_refused(reloadable: Reloadable) -> Non
             assert response.text.startswith("Lifecycle API is not enabled.")
             assert "--web.enable-lifecycle" in response.text
         assert program.get("/-/reload").status == 405
-    assert "Completed loading of configuration file" not in program.output
+        program.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "Completed loading of configuration file" in program.output, "it is reloaded")
+    assert program.output.count("Completed loading of configuration file") == 1
