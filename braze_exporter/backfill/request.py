@@ -33,6 +33,10 @@ class BackfillError(Exception):
     """Raised if a backfill cannot start or ends early. The message is one line with the reason and the fix."""
 
 
+class UsageError(BackfillError):
+    """Raised if a required flag is missing, or is given twice."""
+
+
 @dataclass(frozen=True, slots=True)
 class TimeArgument:
     """A time argument: an instant in seconds since the epoch, or a date, which starts at local midnight."""
@@ -148,7 +152,10 @@ class BackfillRequest:
         )
 
     def validate(self, plan: Plan, now: float) -> None:
-        """Raise `BackfillError` if the request is invalid for `plan` at `now`, in seconds since the epoch."""
+        """Raise `BackfillError` if the request is invalid for `plan` at `now`, in seconds since the epoch.
+
+        It is a `UsageError` if the labels of the target are incomplete or ambiguous.
+        """
         queries = [*plan.queries, *(query for selector in plan.selectors for query in selector.queries)]
         self._check_span(queries, now)
         self._check_labels(queries)
@@ -189,12 +196,12 @@ class BackfillRequest:
         )
         for name in names:
             if names.count(name) > 1:
-                raise BackfillError(f"duplicate --label {name}; set each label once")
+                raise UsageError(f"duplicate --label {name}; set each label once")
             if name in series_labels:
                 raise BackfillError(f"--label {name} is a label of the exported series; remove it")
         for name in _SCRAPE_LABELS:
             if name not in names:
-                raise BackfillError(
+                raise UsageError(
                     f"--label {name}=… is required. Set all target labels as in Prometheus, so that backfilled and "
                     f"scraped samples are in the same series. If the target has no such label, set --label {name}="
                 )
@@ -205,10 +212,10 @@ def build_request(
 ) -> BackfillRequest:
     """Return a `BackfillRequest`.
 
-    Raises `BackfillError` if `end` is None. The message contains the PromQL query that returns its value.
+    Raises `UsageError` if `end` is None. The message contains the PromQL query that returns its value.
     """
     if end is None:
-        raise BackfillError(
+        raise UsageError(
             "--end=… is required. Set it to the time of the first sample that Prometheus scraped from the exporter. "
             f"This PromQL query returns it: {first_sample_query(labels)}"
         )

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from braze_exporter import __version__
 from braze_exporter.commands import logs
+from braze_exporter.commands.exit_codes import WRONG_USAGE
 from braze_exporter.web.listening import split_address
 
 DEFAULT_ADDRESS = ":27293"
@@ -35,7 +36,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print `message` as one line, and exit with 2."""
         line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in message)
-        self.exit(2, f"{self.prog}: error: {line}; see {self.prog} --help\n")
+        self.exit(WRONG_USAGE, f"{self.prog}: error: {line}; see {self.prog} --help\n")
 
 
 def _describe_unknown(argument: str, flags: Sequence[str]) -> str:

@@ -2,10 +2,10 @@
 
 import sys
 
-SUCCESS, FAILURE = 0, 1
+SUCCESS, FAILURE, WRONG_USAGE = 0, 1, 2
 
 
-def fail(message: str) -> int:
-    """Print `message` to stderr and return the exit code of a failure."""
+def fail(message: str, exit_code: int = FAILURE) -> int:
+    """Print `message` to stderr and return `exit_code`."""
     print(message, file=sys.stderr)
-    return FAILURE
+    return exit_code

@@ -212,7 +212,8 @@ def test_backfill_prints_instructions(command: tuple[str, ...], tmp_path: Path) 
     [
         ({"--start": "yesterday"}, 2, 'argument --start: invalid time "yesterday"; expected a date'),
         ({"--label": "job"}, 2, 'argument --label: invalid label "job"; expected name=value'),
-        ({"--end": ""}, 1, "--end=… is required. Set it to the time of the first sample"),
+        ({"--end": ""}, 2, "--end=… is required. Set it to the time of the first sample"),
+        ({"--label": "job=other"}, 2, "--label instance=… is required. Set all target labels as in Prometheus"),
         ({"--output": "/nowhere/x"}, 1, "directory /nowhere does not exist; create it"),
     ],
 )
