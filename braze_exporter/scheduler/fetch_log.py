@@ -23,6 +23,8 @@ from braze_exporter.scheduler.rate_limiter import PAUSE_TEXTS, PauseReason
 # The number of queries of a workspace that are logged by name for each failure reason, and for failures of history.
 # Further ones are not, since the metrics show them.
 MAX_LOGGED_QUERIES = 3
+# The number of subjects of the config that are logged by name if a read of a list lacks them.
+MAX_LOGGED_SUBJECTS = 20
 # A difference between the clocks is logged if it exceeds this value plus the duration of the call.
 CLOCK_TOLERANCE_SECONDS = 60.0
 
@@ -115,7 +117,8 @@ class FetchLog:
             for subject in plan.configured_subjects
             if not subject.is_listed
         }
-        for subject in (subject for key, subject in unlisted.items() if key not in self._unlisted):
+        new = [subject for key, subject in unlisted.items() if key not in self._unlisted]
+        for subject in new[:MAX_LOGGED_SUBJECTS]:
             kind = subject.kind
             fields = {
                 "workspace": subject.workspace,
@@ -125,6 +128,9 @@ class FetchLog:
             if subject.suggestions:
                 fields["suggestions"] = ", ".join(subject.suggestions)
             _log.warning("Subject is missing from Braze's list", extra={"fields": fields})
+        if len(new) > MAX_LOGGED_SUBJECTS:
+            more = {"subjects": len(new) - MAX_LOGGED_SUBJECTS}
+            _log.warning("More subjects are missing from Braze's lists", extra={"fields": more})
         self._unlisted = {*unlisted}
         for selection in plan.selection_results:
             if selection != self._selection_results.get((selection.workspace, selection.kind)):

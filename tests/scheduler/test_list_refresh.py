@@ -617,6 +617,21 @@ def test_unlisted_event_is_exposed(caplog: pytest.LogCaptureFixture) -> None:
         assert exporter.page().values(UNLISTED) == [0]
 
 
+def test_many_unlisted_events_are_logged_in_few_lines(caplog: pytest.LogCaptureFixture) -> None:
+    """If Braze lists none of 50 configured events, twenty are logged by name, and the others as a number."""
+    events = "\n".join(f"{{event: event {number}}}" for number in range(50))
+    with running_exporter(events, shop("purchase"), reads_lists=True) as exporter, caplog.at_level(logging.WARNING):
+        exporter.scrape()
+        read_lists(exporter)
+        assert sum(exporter.page().values(UNLISTED)) == 50
+        records = [record for record in caplog.records if "missing from Braze's list" in record.message]
+        assert [record.message for record in records[19:]] == [
+            "Subject is missing from Braze's list",
+            "More subjects are missing from Braze's lists",
+        ]
+        assert records[-1].fields == {"subjects": 30}  # type: ignore[attr-defined] # set by the exporter's logger
+
+
 def test_reload_uses_known_lists() -> None:
     """A reload uses the known lists at once, except for a workspace with another url."""
     with running_discovery("{regex: 'a.*'}", "a1", "a2", "b") as exporter:
