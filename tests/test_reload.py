@@ -370,7 +370,7 @@ def test_late_event_adds_no_metric_of_removed_workspace() -> None:
         metrics = exporter.exporter._self_metrics  # noqa: SLF001 - no request can be timed so exactly
         metrics.count_deferred(removed.workspace, removed.kind)
         metrics.observe_revision(removed, 600.0)
-        metrics.record_timezone(removed, is_mismatch=True)
+        metrics.record_timezone(removed, 0.0, is_mismatch=True)
         page = exporter.page()
     assert {dict(labels).get("workspace", "staging") for _, labels in page.samples} == {"staging"}
 

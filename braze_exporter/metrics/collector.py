@@ -195,7 +195,7 @@ class Collector:
     def _update_timezone(self, query: Query, response: Response) -> None:
         mismatch = is_timezone_mismatch(query, response)
         if mismatch is not None:
-            self._self_metrics.record_timezone(query, is_mismatch=mismatch)
+            self._self_metrics.record_timezone(query, response.received_monotonic, is_mismatch=mismatch)
 
     def _record_in_counters(self, query: Query, response: Response) -> None:
         """Record the buckets of a response in the counters.

@@ -1,5 +1,6 @@
 """Updates and renders the exporter's own metrics."""
 
+import math
 import platform
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -103,6 +104,8 @@ class SelfMetrics:
         ProcessCollector(registry=self._registry)
         self._lock = threading.Lock()  # of `_workspaces`, so that removed workspaces get no series
         self._workspaces: set[str] = set()
+        # When a response last had the current day, in seconds of the monotonic clock.
+        self._timezone_matched_at: dict[str, float] = {}
         # Rendered when the lists change instead of at each scrape, since there is a sample for each configured subject.
         self._unlisted = self._render_unlisted({})
 
@@ -149,6 +152,7 @@ class SelfMetrics:
         After a reload the time zones may have changed, or there may be no daily queries.
         """
         self._timezone_mismatch.clear()
+        self._timezone_matched_at.clear()
 
     def record_lists(self, plan: Plan, lists: Mapping[str, Sequence[ListReadState]]) -> None:
         """Set the metrics of the selectors of `plan`, of the subjects that the config names, and of the lists in use.
@@ -251,14 +255,20 @@ class SelfMetrics:
             if query.workspace in self._workspaces:
                 self._revision_delay.labels(query.workspace, query.kind.section).observe(delay)
 
-    def record_timezone(self, query: Query, *, is_mismatch: bool) -> None:
-        """Record whether the days in Braze's responses differ from those in the workspace's configured time zone.
+    def record_timezone(self, query: Query, now: float, *, is_mismatch: bool) -> None:
+        """Record whether the newest day of a response at `now` (monotonic) differs from that in the configured zone.
 
-        Does nothing if the workspace is no longer in the plan.
+        A newest day that matches counts for two refreshes, since the response to another query may lack the day, if
+        nothing has happened yet. Does nothing if the workspace is no longer in the plan.
         """
         with self._lock:
-            if query.workspace in self._workspaces:
-                self._timezone_mismatch.labels(query.workspace).set(float(is_mismatch))
+            if query.workspace not in self._workspaces:
+                return
+            if not is_mismatch:
+                self._timezone_matched_at[query.workspace] = now
+            matched_at = self._timezone_matched_at.get(query.workspace, -math.inf)
+            is_mismatch = now - matched_at > 2 * query.refresh_seconds
+            self._timezone_mismatch.labels(query.workspace).set(float(is_mismatch))
 
     def read_values(self, family: Family) -> dict[tuple[str, ...], float]:
         """Return the exported values of a family that is not a histogram, by its label values."""

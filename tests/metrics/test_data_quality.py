@@ -111,6 +111,22 @@ def test_timezone_mismatch_is_exposed(zone: str, expected: float) -> None:
     assert page.value("braze_workspace_timezone_mismatch") == expected
 
 
+@pytest.mark.parametrize("sparse", ["purchase", "signup"])
+def test_response_without_current_day_shows_no_timezone_mismatch(sparse: str) -> None:
+    """An event without a row for the current day does not make the timezone wrong while another event has one."""
+    events = "{event: purchase, unit: day}\n{event: signup, unit: day}"
+    with running_exporter(events, RecordedCounts(events=["purchase", "signup"])) as exporter:
+        exporter.scrape()
+        exporter.braze.inject(response_faults.edited(lambda document: document["data"].pop()), event=sparse)
+        for _ in range(4):
+            exporter.clock.advance(900)
+            assert exporter.scrape().value("braze_workspace_timezone_mismatch") == 0
+        exporter.braze.inject(response_faults.edited(lambda document: document["data"].pop()))
+        for expected in (0, 0, 1):
+            exporter.clock.advance(900)
+            assert exporter.scrape().value("braze_workspace_timezone_mismatch") == expected
+
+
 def test_clock_difference_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """A clock difference of more than a minute is logged once, and its end is logged once."""
     caplog.set_level(logging.INFO, logger="braze_exporter")
