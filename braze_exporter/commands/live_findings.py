@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
 from braze_exporter.braze import time_zones
 from braze_exporter.braze.buckets import bucket_end
@@ -227,11 +228,22 @@ def _time_zone_findings(workspace: ConfiguredWorkspace, succeeded: Sequence[Quer
         cause = f"hourly values add up to daily values in {', '.join(common[:_MAX_NAMED])}"
         yield Finding(Level.PROBLEM, f"timezone {zone.key} is wrong, because {cause}; {remedy}")
     else:
-        for query_state in succeeded:
-            if query_state.response is not None and is_timezone_mismatch(query_state.query, query_state.response):
-                newest = datetime.fromtimestamp(_starts(query_state)[-1], zone).date()
-                text = f"the newest day is {newest}, which is not today in {zone.key}; {remedy}"
-                yield Finding(Level.PROBLEM, text, query_state.query)
+        yield from _newest_day_findings(zone, succeeded, remedy)
+
+
+def _newest_day_findings(zone: ZoneInfo, succeeded: Iterable[QueryState], remedy: str) -> Iterator[Finding]:
+    """Yield a finding for each query whose newest day is yesterday or tomorrow, if no query has the current day."""
+    mismatches = {
+        query_state: is_timezone_mismatch(query_state.query, query_state.response)
+        for query_state in succeeded
+        if query_state.response is not None
+    }
+    if False in mismatches.values():  # the others may lack a row because nothing has happened today
+        return
+    for query_state in (query_state for query_state, is_mismatch in mismatches.items() if is_mismatch):
+        newest = datetime.fromtimestamp(_starts(query_state)[-1], zone).date()
+        text = f"the newest day is {newest}, which is not today in {zone.key}; {remedy}"
+        yield Finding(Level.PROBLEM, text, query_state.query)
 
 
 def _matching_zones(succeeded: Iterable[QueryState]) -> Iterator[Sequence[str]]:

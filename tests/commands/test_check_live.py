@@ -431,6 +431,12 @@ def test_newest_day_not_today_is_reported_for_holes(braze: CheckLiveRig) -> None
     )
 
 
+def test_response_without_current_day_is_no_problem(braze: CheckLiveRig) -> None:
+    """An event without a row for the current day does not make the timezone wrong if another event has one."""
+    braze.braze.inject(response_faults.edited(lambda document: document["data"].pop()), event="signup")
+    assert braze.problems("{event: purchase, unit: day}\n{event: signup, unit: day}") == []
+
+
 def test_late_data_is_reported(braze: CheckLiveRig) -> None:
     """If the newest hour with a count ended longer ago than `settle`, a problem is reported."""
     braze.braze.traffic = RecordedCounts(events=["purchase", "signup"])
