@@ -377,7 +377,7 @@ class Program:
             *arguments,
             f"--web.listen-address=127.0.0.1:{port}",
         ]
-        # A file, unlike a pipe that a thread reads, has all that the program wrote before it responded.
+        # A file needs no thread that reads it.
         log = tempfile.TemporaryFile("a+", encoding="utf-8")  # noqa: SIM115 - closed by `stop`
         process = subprocess.Popen(  # noqa: S603 - our own program
             command,
@@ -398,7 +398,7 @@ class Program:
 
     @property
     def output(self) -> str:
-        """The output so far of a program that `start` started."""
+        """The output so far of a program that `start` started. Its log is complete only at the end."""
         assert self.log is not None
         if self.log.closed:
             return self.output_at_end
