@@ -169,11 +169,14 @@ def test_wrong_passwords_delay_no_scrape(guarded: Program) -> None:
     }
 
 
-def test_no_secret_is_logged(guarded: Program) -> None:
+def test_no_secret_is_logged(web_setup: WebSetup) -> None:
     """No key, password or hash is logged."""
-    guarded.get("/metrics", basic("prometheus", "a guess"))
+    with web_setup.start(TLS + USERS, web_setup.pki.client()) as program:
+        for password in (PASSWORD, "a guess"):
+            program.get("/metrics", basic("prometheus", password))
+    assert messages(program) == ["Exporter started", "Exporter stopped"]
     for secret in (KEY, PASSWORD, HASH[29:], "guess", "PRIVATE"):
-        assert secret not in guarded.output
+        assert secret not in program.output
 
 
 def test_certificates_and_users_change_without_restart(web_setup: WebSetup) -> None:
