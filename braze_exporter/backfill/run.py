@@ -71,10 +71,11 @@ def run_backfill(
         budgets.set_command_plan(config, plan, max_burst=config.settings.budget.concurrency, endpoints=endpoints)
         reader = Reader(request, resume_file, clients, plan.queries, ctx.clock)
         total = sum(len(request.chunks(query)) for query in plan.queries)
-        missing = {
-            usage: sum(len(resume_file.missing_chunks(request.chunks(query))) for query in usage.select(plan.queries))
-            for usage in plan.pool_usage
-        }
+        missing = dict.fromkeys(plan.budget_usage, 0)
+        for usage in missing:
+            for query in plan.queries:
+                if (plan.budget_owners[query.workspace], query.kind.pool) == (usage.workspace, usage.pool):
+                    missing[usage] += len(resume_file.missing_chunks(request.chunks(query)))
         done = total - sum(missing.values())
 
         def describe_saved() -> str:

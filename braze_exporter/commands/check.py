@@ -95,11 +95,13 @@ def _zones_without_dst(config: Config) -> Iterator[tuple[KeyPath, str]]:
 def _unread_lists(config: Config, plan: Plan) -> Iterator[tuple[KeyPath, str]]:
     """Yield a problem for each pool in which the queries leave too few calls to read its lists every hour."""
     paths = {workspace.spec.name: workspace.path for workspace in config.workspaces}
-    for usage in plan.pool_usage:
-        lists = [item for item in required_lists(plan).get(usage.workspace, ()) if item.pool is usage.pool]
+    for usage in plan.budget_usage:
+        sharing = [name for name, owner in plan.budget_owners.items() if owner == usage.workspace]
+        needed = [item for name in sharing for item in required_lists(plan).get(name, ())]
+        lists = [item for item in needed if item.pool is usage.pool]
         left = usage.allowed_hourly_calls - usage.hourly_calls
         if left < _MIN_CALLS_PER_LIST * len(lists):
-            names = " and ".join(item.item_names[1] for item in lists)
+            names = " and ".join(dict.fromkeys(item.item_names[1] for item in lists))
             text = f"the queries leave {pluralize(left, 'call', 'calls')} per hour of budget.share in the"
             fix = "set a longer refresh_interval, or configure fewer queries"
             yield paths[usage.workspace], f"{text} {usage.pool.name} pool, too few to read the lists of {names}; {fix}"

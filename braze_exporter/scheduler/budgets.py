@@ -214,7 +214,7 @@ class Budgets:
         """
         demands: dict[WorkspaceKey, Demand] = {}
         for spec in (workspace.spec for workspace in config.workspaces):
-            budgets = command_budgets(plan.usage_of(spec.name), config.settings, max_burst)
+            budgets = command_budgets(plan.budget_usage_of(spec.name), config.settings, max_burst)
             demands[WorkspaceKey.of(spec)] = Demand(budgets, endpoints(spec.name))
         self.set_demands(demands)
 

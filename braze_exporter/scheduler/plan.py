@@ -76,8 +76,9 @@ class Plan:
     """The queries of a config, the calls that they need, and the alerts that some of them have.
 
     `queries` are in the order of the config and without duplicates. `selectors` are the entries with `regex` or `tag`.
-    `budget_owners` is as returned by the function with this name. Once lists have been read,
-    `selectors.expand_selectors` adds their queries, `selection_results` and `configured_subjects`.
+    `budget_owners` is as returned by the function with this name, and `budget_usage` is the usage of all workspaces
+    that share a budget, under its owner. Once lists have been read, `selectors.expand_selectors` adds their queries,
+    `selection_results` and `configured_subjects`.
     """
 
     queries: tuple[Query, ...]
@@ -85,12 +86,17 @@ class Plan:
     alerts: tuple[tuple[Query, Alerts], ...] = ()
     selectors: tuple[Selector, ...] = ()
     budget_owners: Mapping[str, str] = field(default_factory=dict)
+    budget_usage: tuple[PoolUsage, ...] = ()
     selection_results: tuple[SelectionResult, ...] = ()
     configured_subjects: tuple[ConfiguredSubject, ...] = ()
 
     def usage_of(self, workspace: str) -> tuple[PoolUsage, ...]:
         """Return the usage of each pool by a workspace."""
         return tuple(usage for usage in self.pool_usage if usage.workspace == workspace)
+
+    def budget_usage_of(self, workspace: str) -> tuple[PoolUsage, ...]:
+        """Return the usage of each pool by all workspaces that share the budget of a workspace."""
+        return tuple(usage for usage in self.budget_usage if usage.workspace == self.budget_owners[workspace])
 
     def kinds_of(self, workspace: str) -> tuple[SeriesKind, ...]:
         """Return the kinds of the queries of a workspace, whose endpoints they call."""
@@ -141,8 +147,10 @@ def build_plan(config: Config) -> Plan:
         (tuple(_build_queries(settings, workspace, kind, entry.spec)), entry)
         for workspace, kind, entry in selector_entries
     ]
-    pool_usages = tuple(compute_pool_usage(settings, queries))
-    problems += _check_budgets(config, queries)
+    pool_usages, owners = tuple(compute_pool_usage(settings, queries)), budget_owners(config)
+    owned = with_budget_owners(queries, owners)
+    budget_usages = tuple(compute_pool_usage(settings, owned))
+    problems += _check_budgets(config, budget_usages, owned, owners)
     problems += _check_silences(
         [*planned, *((query, entry) for templates, entry in selector_templates for query in templates)]
     )
@@ -150,7 +158,7 @@ def build_plan(config: Config) -> Plan:
         raise config.make_error(problems)
     alerts = tuple((query, entry.spec.alerts) for query, entry in planned if entry.spec.alerts is not None)
     selectors = tuple(Selector(entry.spec, templates) for templates, entry in selector_templates)
-    return Plan(queries, pool_usages, alerts, selectors, budget_owners(config))
+    return Plan(queries, pool_usages, alerts, selectors, owners, budget_usages)
 
 
 def budget_owners(config: Config) -> dict[str, str]:
@@ -167,12 +175,12 @@ def budget_owners(config: Config) -> dict[str, str]:
     return owners
 
 
-def _check_budgets(config: Config, queries: Iterable[Query]) -> Iterator[tuple[KeyPath, str]]:
+def _check_budgets(
+    config: Config, usages: Iterable[PoolUsage], owned: Sequence[Query], owners: Mapping[str, str]
+) -> Iterator[tuple[KeyPath, str]]:
     """Yield a problem for each budget that is too small for the queries of its workspaces."""
-    owners = budget_owners(config)
-    owned = with_budget_owners(queries, owners)
     paths = {workspace.spec.name: workspace.path for workspace in config.workspaces}
-    for usage in compute_pool_usage(config.settings, owned):
+    for usage in usages:
         excess = describe_excess(usage, owned)
         others = [name for name, owner in owners.items() if name != owner == usage.workspace]
         names = " and ".join(f'"{echo_value(name)}"' for name in others)

@@ -100,6 +100,7 @@ def expand_selectors(
         plan,
         queries=all_queries,
         pool_usage=tuple(compute_pool_usage(settings, all_queries)),
+        budget_usage=tuple(compute_pool_usage(settings, with_budget_owners(all_queries, plan.budget_owners))),
         alerts=(
             *((_with_name(query, names), alerts) for query, alerts in plan.alerts),
             *((query, alerts) for query, alerts in selected if alerts is not None),

@@ -132,6 +132,17 @@ def test_backfill_without_remaining_budget_is_refused(tmp_path: Path) -> None:
         assert backfill.braze.requests == []
 
 
+def test_backfill_leaves_shared_budget_to_all_workspaces(tmp_path: Path) -> None:
+    """If two workspaces with the same url and key need the whole share together, the backfill is refused."""
+    event = "{event: purchase, refresh_interval: 4s}"
+    with prepared_backfill(tmp_path, event, silent_traffic(), START, END) as backfill:
+        second = backfill.config.removeprefix("workspaces:\n").replace("production", "second")
+        backfill.config += f"{second}budget: {{share: 0.0072}}\n"
+        with pytest.raises(BackfillError, match=r"production: the exporter needs 1,800 of the 1,800 calls per hour"):
+            backfill.run()
+        assert backfill.braze.requests == []
+
+
 def test_backfill_with_one_call_per_hour_runs(tmp_path: Path) -> None:
     """If the exporter leaves two calls per hour of the share, the backfill makes one."""
     # The share has 2,000 calls an hour. The queries need 1,800, 180 and 18.

@@ -65,3 +65,16 @@ def test_lists_that_cannot_be_read_are_reported(tmp_path: Path, products: int, c
     fix = "set a longer refresh_interval, or configure fewer queries"
     warning = f"warning: {config}:2: workspaces[0]: {problem}, {reason}; {fix}\n"
     assert (done.returncode, done.stderr) == (0, warning if calls else "")
+
+
+def test_lists_that_cannot_be_read_within_shared_budget_are_reported(tmp_path: Path) -> None:
+    """The calls that are left for lists are those that all workspaces with the same url and key leave."""
+    purchases = "".join(f"      - product: p{number}\n" for number in range(12))
+    workspaces = "".join(
+        workspace_item_yaml("https://rest.iad-01.braze.com", EVENT, name=name) + f"    purchases:\n{purchases}"
+        for name in ("one", "two")
+    )
+    config = write_file(tmp_path / "config.yaml", f"workspaces:\n{workspaces}")
+    done = run_program("check", f"--config.file={config}", BRAZE_API_KEY=KEY)
+    assert "2: workspaces[0]: the queries leave 4 calls per hour of budget.share in the lists pool" in done.stderr
+    assert "too few to read the lists of events and products;" in done.stderr
