@@ -9,6 +9,8 @@ from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.query import Query
 
 WEEK_SECONDS = 7 * 86_400
+# The offsets of all time zones are multiples of this.
+OFFSET_STEP_SECONDS = 900
 
 # Results are cached, because every series of a response has the same days, and later responses have them again.
 _cached = functools.lru_cache(maxsize=8_192)

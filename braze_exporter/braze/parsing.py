@@ -16,7 +16,7 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from braze_exporter.braze.body import parse_body
-from braze_exporter.braze.buckets import bucket_number, midnight, min_requested_bucket_number
+from braze_exporter.braze.buckets import OFFSET_STEP_SECONDS, bucket_number, midnight, min_requested_bucket_number
 from braze_exporter.braze.calls import RateLimit
 from braze_exporter.braze.errors import Reason, invalid_response
 from braze_exporter.braze.json_objects import compact_object
@@ -34,8 +34,6 @@ _MAX_LIMIT = 1e9
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?")
 # How far in the future an hour may start, since Braze's clock and the local clock can differ.
 _MAX_HOUR_AHEAD_SECONDS = 300.0
-# The offsets of all time zones are multiples of this.
-_OFFSET_STEP_SECONDS = 900
 # The length of the shortest day.
 _MIN_DAY_SECONDS = 23 * 3_600
 # How many days in the future a day may be. In zones further east than `timezone`, tomorrow may have started.
@@ -246,7 +244,7 @@ def _parse_hours(times: Sequence[ParsedTime], zone: ZoneInfo) -> list[int]:
     # then begin the same multiple of 15 minutes after those of UTC. Otherwise the bucket could not be identified in the
     # next response, and its value would be counted again.
     offsets = {start % Unit.HOUR.seconds for start in starts}
-    is_one_zone = len(starts) > 1 and len(offsets) == 1 and not any(offset % _OFFSET_STEP_SECONDS for offset in offsets)
+    is_one_zone = len(starts) > 1 and len(offsets) == 1 and not any(offset % OFFSET_STEP_SECONDS for offset in offsets)
     if has_minutes and not is_one_zone:
         raise invalid_response("a time is not on the hour")
     in_order = sorted({*starts})

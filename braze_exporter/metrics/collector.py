@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from braze_exporter.braze.buckets import bucket_number, bucket_start, min_requested_bucket_number
+from braze_exporter.braze.buckets import OFFSET_STEP_SECONDS, bucket_number, min_requested_bucket_number
 from braze_exporter.braze.calls import Response
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.metric_group import MetricGroup
@@ -268,12 +268,13 @@ def _missing_buckets(query: Query, response: Response, oldest: int) -> Iterable[
     unit, zone = query.unit, query.zone
     step = unit.seconds if unit is Unit.HOUR else 1
     if starts:
-        end = bucket_number(starts[0], unit, zone)
-    elif response.is_short:
-        end = bucket_number(bucket_start(response.sent_at, unit, zone), unit, zone) + step
-    else:
-        end = bucket_number(bucket_start(response.sent_at - query.settle_seconds, unit, zone), unit, zone)
-    return range(end - step, oldest - 1, -step)
+        return range(bucket_number(starts[0], unit, zone) - step, oldest - 1, -step)
+    settle_seconds, settling = (0.0, 0) if response.is_short else (query.settle_seconds, step)
+    newest = bucket_number(response.sent_at - settle_seconds, unit, zone) - settling
+    if unit is Unit.HOUR:  # it is unknown at which minute Braze's hours begin
+        step = OFFSET_STEP_SECONDS
+        newest -= newest % step
+    return range(newest, oldest - 1, -step)
 
 
 def _group_rows(rows: Iterable[QueryRow]) -> list[tuple[tuple[Family, ...], list[QueryRow]]]:

@@ -54,7 +54,7 @@ class Counters:
         key: CounterKey,
         unit: Unit,
         numbers: Sequence[int],
-        columns: Iterable[CounterColumn],
+        columns: Sequence[CounterColumn],
         *,
         requested_from: int,
         requested_at: float | None,
@@ -73,7 +73,8 @@ class Counters:
         The first response of a series counts 0, and so does the first one after a change of the unit, of the minute at
         which hours begin, or of `zone`, the time zone in which hours without an offset were read. In later responses
         the rise of a bucket above its highest value is added, and a fall is not subtracted. The first value of a bucket
-        that was a hole or `unknown` in the first response counts 0. Forgotten buckets do not count.
+        that was a hole or `unknown` in the first response counts 0. Forgotten buckets do not count. In later responses
+        `unknown` has no effect.
 
         If `new_from` is given, a new series counts its first response too, in the buckets from that number on. If a new
         series of a query with several is exported, its total stays 0 until `expose` and then `release`, since
@@ -91,7 +92,8 @@ class Counters:
                     state.requested_at = requested_at
                     self._changed.setdefault(key, False)
                 state.zone = state.zone or zone
-            unknown = [*unknown]
+            is_new = any(series_key not in state.counters for series_key, *_ in columns)
+            unknown = [*unknown] if is_new else []
             if is_complete and numbers:
                 state.remove_before(min(requested_from, numbers[0]))
             state.add_buckets([*unknown, *numbers])

@@ -172,7 +172,8 @@ class ModelCounters:
         self._zone = self._zone or report.zone
         if report.is_complete and report.numbers:
             self._forget(min(report.requested_from, *report.numbers))
-        self._numbers |= {*report.unknown, *report.numbers}
+        is_new = not self._counters.keys() >= report.columns.keys()
+        self._numbers |= {*report.numbers, *(report.unknown if is_new else ())}
         if len(self._numbers) > MAX_LENGTH:
             self._forget(sorted(self._numbers)[-MAX_LENGTH])
         shown = dict.fromkeys(SERIES, 0.0) | {name: counter.total for name, counter in self._counters.items()}

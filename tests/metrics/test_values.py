@@ -336,6 +336,19 @@ def test_hours_of_zones_with_minutes_need_no_timezone(zone: str) -> None:
     assert (second.value(LATEST), second.value(TOTAL)) == (55, 15)
 
 
+def test_counter_after_empty_response_counts_hours_of_zone_with_minutes() -> None:
+    """After an empty first response, an hour that begins at half past counts unless it had settled at that time."""
+    start = CURRENT_HOUR - HOUR // 2
+    rows = [(start - back * HOUR, 100 + back) for back in (3, 2, 1, 0)]
+    data = [{"time": HourFormat.ZULU.write(time, NEW_YORK), "count": count} for time, count in rows]
+    with running_exporter("{event: purchase}", RecordedCounts(), clock=Clock(start + 1_200)) as exporter:
+        exporter.braze.inject(response_faults.data([]), times=1)
+        exporter.scrape()
+        exporter.braze.inject(response_faults.data(data))
+        exporter.clock.advance(300)
+        assert exporter.scrape().value(TOTAL) == 100 + 101
+
+
 def test_corrected_timezone_of_zoneless_hours_counts_nothing_twice() -> None:
     """If `timezone` is corrected while Braze sends hours without offset, the counter starts from the new hours."""
     recorded = RecordedCounts(events=["purchase"])
