@@ -104,8 +104,8 @@ class SelfMetrics:
         ProcessCollector(registry=self._registry)
         self._lock = threading.Lock()  # of `_workspaces`, so that removed workspaces get no series
         self._workspaces: set[str] = set()
-        # When a response last had the current day, in seconds of the monotonic clock.
-        self._timezone_matched_at: dict[str, float] = {}
+        # By workspace, the queries whose newest response had the current day, and until when that counts (monotonic).
+        self._timezone_matches: dict[str, dict[tuple[object, ...], float]] = {}
         # Rendered when the lists change instead of at each scrape, since there is a sample for each configured subject.
         self._unlisted = self._render_unlisted({})
 
@@ -152,7 +152,7 @@ class SelfMetrics:
         After a reload the time zones may have changed, or there may be no daily queries.
         """
         self._timezone_mismatch.clear()
-        self._timezone_matched_at.clear()
+        self._timezone_matches.clear()
 
     def record_lists(self, plan: Plan, lists: Mapping[str, Sequence[ListReadState]]) -> None:
         """Set the metrics of the selectors of `plan`, of the subjects that the config names, and of the lists in use.
@@ -258,16 +258,15 @@ class SelfMetrics:
     def record_timezone(self, query: Query, now: float, *, is_mismatch: bool) -> None:
         """Record whether the newest day of a response at `now` (monotonic) differs from that in the configured zone.
 
-        A newest day that matches counts for two refreshes, since the response to another query may lack the day, if
-        nothing has happened yet. Does nothing if the workspace is no longer in the plan.
+        A newest day that matches counts for two refreshes of its query, since the response to another query may lack
+        the day, if nothing has happened yet. Does nothing if the workspace is no longer in the plan.
         """
         with self._lock:
             if query.workspace not in self._workspaces:
                 return
-            if not is_mismatch:
-                self._timezone_matched_at[query.workspace] = now
-            matched_at = self._timezone_matched_at.get(query.workspace, -math.inf)
-            is_mismatch = now - matched_at > 2 * query.refresh_seconds
+            matches = self._timezone_matches.setdefault(query.workspace, {})
+            matches[query.identity] = -math.inf if is_mismatch else now + 2 * query.refresh_seconds
+            is_mismatch = all(now > match_end for match_end in matches.values())
             self._timezone_mismatch.labels(query.workspace).set(float(is_mismatch))
 
     def read_values(self, family: Family) -> dict[tuple[str, ...], float]:

@@ -122,9 +122,24 @@ def test_response_without_current_day_shows_no_timezone_mismatch(sparse: str) ->
             exporter.clock.advance(900)
             assert exporter.scrape().value("braze_workspace_timezone_mismatch") == 0
         exporter.braze.inject(response_faults.edited(lambda document: document["data"].pop()))
-        for expected in (0, 0, 1):
+        exporter.clock.advance(900)
+        assert exporter.scrape().value("braze_workspace_timezone_mismatch") == 1
+
+
+@pytest.mark.parametrize(("status", "expected"), [(200, 0), (503, 1)])
+def test_current_day_of_rarely_fetched_query_counts_until_its_fetches_fail(status: int, expected: float) -> None:
+    """The current day in a response counts until two later fetches of its query should have succeeded."""
+    events = "{event: purchase, unit: day, refresh_interval: 1h}\n{event: signup, unit: day}"
+    with running_exporter(events, RecordedCounts(events=["purchase", "signup"])) as exporter:
+        exporter.braze.inject(response_faults.edited(lambda document: document["data"].pop()), event="signup")
+        exporter.scrape()
+        if status != 200:
+            exporter.braze.inject(response_faults.status(status), event="purchase")
+        for _ in range(8):
             exporter.clock.advance(900)
-            assert exporter.scrape().value("braze_workspace_timezone_mismatch") == expected
+            assert exporter.scrape().value("braze_workspace_timezone_mismatch") == 0
+        exporter.clock.advance(900)
+        assert exporter.scrape().value("braze_workspace_timezone_mismatch") == expected
 
 
 def test_clock_difference_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
