@@ -75,7 +75,7 @@ REVISION_DELAY = Family(
 TIMEZONE_MISMATCH = Family(
     "braze_workspace_timezone_mismatch",
     "gauge",
-    "Whether the newest day of a response is yesterday or tomorrow in the workspace's timezone.",
+    "Whether the newest day of all recent responses is yesterday or tomorrow in the workspace's timezone.",
     ("workspace",),
 )
 _KIND_LABELS = ("workspace", "kind")
