@@ -75,9 +75,9 @@ def _select_all(config: Config, workspace: ConfiguredWorkspace, kind: SeriesKind
     """Return selectors of all items of `kind`, or why a workspace cannot have an entry for them."""
     if Unit.HOUR not in kind.units and workspace.spec.timezone is None:  # the starts of days are not known
         return (), "requires timezone in the workspace"
-    entry = LocatedEntry(SECTIONS[kind.section].model_validate({"regex": ".*"}), workspace.path)
+    entry = LocatedEntry(kind, SECTIONS[kind.section].model_validate({"regex": ".*"}), workspace.path)
     try:
-        plan = build_plan(replace(config, workspaces=(replace(workspace, entries={kind.section: (entry,)}),)))
+        plan = build_plan(replace(config, workspaces=(replace(workspace, entries=(entry,)),)))
     except ConfigError as error:
         return (), "; ".join(f"{format_path(problem.path)} {problem.text}" for problem in error.problems)
     return plan.selectors, ""

@@ -4,7 +4,7 @@ Each mapping is validated separately, so that a mistake in one does not hide mis
 """
 
 import functools
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice, product
 from typing import Any
@@ -40,18 +40,19 @@ _MAX_COMPARED = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class LocatedEntry:
-    """An entry of a section, and its path in the file."""
+    """An entry, the kind that its section stands for, and its path in the file."""
 
+    kind: SeriesKind
     spec: Entry
     path: KeyPath
 
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredWorkspace:
-    """A workspace, its entries by section, and its path in the file."""
+    """A workspace, its entries in the order of the sections, and its path in the file."""
 
     spec: Workspace
-    entries: Mapping[str, tuple[LocatedEntry, ...]]
+    entries: tuple[LocatedEntry, ...]
     path: KeyPath
 
 
@@ -140,8 +141,9 @@ class _Loader:
                 self._add_problem((*path, *given[1:]), both if given else f"{' or '.join(pair)} is required")
         for names in _DEFINED_NAMES:
             self._check_unique_ids(data.get(names), (*path, names))
-        entries = {section: self._build_entries(section, data, path) for section in SECTIONS if section in data}
-        if not entries and not self.allow_empty:
+        sections = [section for section in SECTIONS if section in data]
+        entries = tuple(entry for section in sections for entry in self._build_entries(section, data, path))
+        if not sections and not self.allow_empty:
             self._add_problem(path, f"at least one of {', '.join(SECTIONS)} is required")
         self._check_unique_queries(entries)
         key = self._read_api_key(data, path)
@@ -151,11 +153,11 @@ class _Loader:
             self.keys[spec.name] = key
         return ConfiguredWorkspace(spec, entries, path)
 
-    def _build_entries(self, section: str, data: Mapping[str, Any], path: KeyPath) -> tuple[LocatedEntry, ...]:
-        """Return the valid entries of a section of the workspace `data` at `path`."""
+    def _build_entries(self, section: str, data: Mapping[str, Any], path: KeyPath) -> Iterator[LocatedEntry]:
+        """Yield the valid entries of a section of the workspace `data` at `path`."""
         raw = self._check_list(data, (*path, section), f"entries, such as - {SECTIONS[section].example}")
-        entries = [self._build_entry(section, item, (*path, section, index), data) for index, item in enumerate(raw)]
-        return tuple(filter(None, entries))
+        entries = (self._build_entry(section, item, (*path, section, index), data) for index, item in enumerate(raw))
+        return filter(None, entries)
 
     def _build_entry(
         self, section: str, item: object, path: KeyPath, data_of_workspace: Mapping[str, Any]
@@ -177,7 +179,7 @@ class _Loader:
             self._check_alerts(kind, spec, spec.alerts, data["alerts"], (*path, "alerts"))
         if kind is SEGMENT_USERS and not spec.is_selector and "segment" in data:
             self._check_known(data["segment"], (*path, "segment"), "segments", data_of_workspace)
-        return LocatedEntry(spec, path)
+        return LocatedEntry(kind, spec, path)
 
     def _check_subject(self, kind: SeriesKind, keys: Collection[str], path: KeyPath) -> None:
         """Check that an entry with `keys` has a subject or a selector (`regex`, `tag`), but not both.
@@ -294,14 +296,14 @@ class _Loader:
             text = "requires a counter, and segments have none; add all to segments, or use below or drop"
             self._add_problem((*path, "silent"), text)
 
-    def _check_unique_queries(self, entries: Mapping[str, tuple[LocatedEntry, ...]]) -> None:
+    def _check_unique_queries(self, entries: Iterable[LocatedEntry]) -> None:
         """Check that no two entries define the same query, since their series would have the same labels."""
         first: dict[tuple[object, ...], KeyPath] = {}
-        for section, entry in ((section, entry) for section, group in entries.items() for entry in group):
-            query, is_id = entry.spec.query_spec, KINDS_BY_SECTION[section].is_identified_by_id
+        for entry in entries:
+            query, is_id = entry.spec.query_spec, entry.kind.is_identified_by_id
             subject = (normalize_id(query.subject) if is_id else query.subject, *entry.spec.selector)
             for names in islice(product(query.apps, query.segments), _MAX_COMPARED - len(first)):
-                if (other := first.setdefault((section, subject, query.unit, *names), entry.path)) != entry.path:
+                if (other := first.setdefault((entry.kind, subject, query.unit, *names), entry.path)) != entry.path:
                     text = f"defines the same query as the entry on line {self.document.find_line(other)}"
                     self._add_problem(entry.path, f"{text}; remove one of them")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
-from braze_exporter.braze.kinds import KINDS_BY_SECTION, SEGMENT_USERS, UTC, SeriesKind
+from braze_exporter.braze.kinds import SEGMENT_USERS, UTC, SeriesKind
 from braze_exporter.braze.query import Query
 from braze_exporter.config.document import KeyPath, Problem, echo_value
 from braze_exporter.config.loading import Config, LocatedEntry
@@ -111,41 +111,31 @@ def build_plan(config: Config) -> Plan:
     names the setting to change.
     """
     settings, problems = config.settings, []
-    entries = [
-        (workspace.spec, KINDS_BY_SECTION[section], entry)
-        for workspace in config.workspaces
-        for section, group in workspace.entries.items()
-        for entry in group
-    ]
-    for _, kind, entry in entries:
-        unit, max_length = entry.spec.query_spec.unit, kind.max_length
-        newest = newest_length(unit, _settle_seconds(settings, kind, entry.spec))
+    entries = [(workspace.spec, entry) for workspace in config.workspaces for entry in workspace.entries]
+    for _, entry in entries:
+        unit, max_length = entry.spec.query_spec.unit, entry.kind.max_length
+        newest = newest_length(unit, _settle_seconds(settings, entry))
         if newest > max_length:
             text = f"is too long; Braze returns at most {max_length} {unit}s, so the maximum is"
             problems.append((_setting_path(entry, "settle"), f"{text} {max_length - MARGIN_BUCKETS}{unit[0]}"))
             continue
         limit = (max_length - newest + 1) * unit.seconds
-        if _refresh_seconds(settings, kind, entry.spec) >= limit:
+        if _refresh_seconds(settings, entry) >= limit:
             text = f"is too long; Braze returns at most {max_length} {unit}s, so counts would be lost; set less than"
             problems.append((_setting_path(entry, "refresh_interval"), f"{text} {format_duration(limit)}"))
     selector_entries, entries = [
-        [planned_entry for planned_entry in entries if planned_entry[2].spec.is_selector is is_selector]
+        [planned_entry for planned_entry in entries if planned_entry[1].spec.is_selector is is_selector]
         for is_selector in (True, False)
     ]
-    count = sum(len(entry.spec.query_spec.apps) * len(entry.spec.query_spec.segments) for *_, entry in entries)
+    count = sum(len(entry.spec.query_spec.apps) * len(entry.spec.query_spec.segments) for _, entry in entries)
     if count > settings.max_queries:  # stop here, since building millions of queries would take too long
         text = f"is {settings.max_queries:,}, but the entries need {count:,} queries"
         problems.append((("max_queries",), f"{text}; raise it, or configure fewer entries, apps or segments"))
         raise config.make_error(problems)
-    planned = [
-        (query, entry)
-        for workspace, kind, entry in entries
-        for query in _build_queries(settings, workspace, kind, entry.spec)
-    ]
+    planned = [(query, entry) for workspace, entry in entries for query in _build_queries(settings, workspace, entry)]
     queries = tuple(query for query, _ in planned)
     selector_templates = [
-        (tuple(_build_queries(settings, workspace, kind, entry.spec)), entry)
-        for workspace, kind, entry in selector_entries
+        (tuple(_build_queries(settings, workspace, entry)), entry) for workspace, entry in selector_entries
     ]
     pool_usages, owners = tuple(compute_pool_usage(settings, queries)), budget_owners(config)
     owned = with_budget_owners(queries, owners)
@@ -196,27 +186,26 @@ def raised_settings(config: Config) -> list[Problem]:
     raised = {
         (path, text)
         for workspace in config.workspaces
-        for section, group in workspace.entries.items()
-        for entry in group
-        for path, text in _raised_durations(config.settings, KINDS_BY_SECTION[section], entry)
+        for entry in workspace.entries
+        for path, text in _raised_durations(config.settings, entry)
         if config.document.has_value(path)
     }
     return list(config.make_error(raised).problems)
 
 
-def _raised_durations(settings: Settings, kind: SeriesKind, entry: LocatedEntry) -> Iterator[tuple[KeyPath, str]]:
+def _raised_durations(settings: Settings, entry: LocatedEntry) -> Iterator[tuple[KeyPath, str]]:
     """Yield the path of each duration of `entry` that is raised, and the value that is used instead."""
-    spec, unit = entry.spec, entry.spec.query_spec.unit
-    refresh, settle = _refresh_seconds(settings, kind, spec), _settle_seconds(settings, kind, spec)
+    spec, unit, section = entry.spec, entry.spec.query_spec.unit, entry.kind.section
+    refresh, settle = _refresh_seconds(settings, entry), _settle_seconds(settings, entry)
     if refresh > (spec.refresh_interval or settings.refresh_interval.for_unit(unit)):
-        text = f"is raised to {format_duration(refresh)} for {kind.section}, the minimum"
+        text = f"is raised to {format_duration(refresh)} for {section}, the minimum"
         yield _setting_path(entry, "refresh_interval"), text
     if settle > (spec.settle or settings.settle.for_unit(unit)):
-        yield _setting_path(entry, "settle"), f"is raised to {format_duration(settle)} for {kind.section}, the minimum"
+        yield _setting_path(entry, "settle"), f"is raised to {format_duration(settle)} for {section}, the minimum"
     max_age = _max_age_seconds(settings, spec, refresh)
     if max_age > (spec.max_age or settings.max_age):
         path = (*entry.path, "max_age") if spec.max_age else ("max_age",)
-        yield path, f"is raised to {format_duration(max_age)} for {kind.section}, twice the refresh_interval"
+        yield path, f"is raised to {format_duration(max_age)} for {section}, twice the refresh_interval"
 
 
 def _setting_path(entry: LocatedEntry, name: str) -> KeyPath:
@@ -224,23 +213,23 @@ def _setting_path(entry: LocatedEntry, name: str) -> KeyPath:
     return (*entry.path, name) if getattr(entry.spec, name) else (name, entry.spec.query_spec.unit.value)
 
 
-def _refresh_seconds(settings: Settings, kind: SeriesKind, entry: Entry) -> float:
-    interval = entry.refresh_interval or settings.refresh_interval.for_unit(entry.query_spec.unit)
-    return max(interval, kind.min_refresh_seconds)
+def _refresh_seconds(settings: Settings, entry: LocatedEntry) -> float:
+    interval = entry.spec.refresh_interval or settings.refresh_interval.for_unit(entry.spec.query_spec.unit)
+    return max(interval, entry.kind.min_refresh_seconds)
 
 
 def _max_age_seconds(settings: Settings, entry: Entry, refresh: float) -> float:
     return max(entry.max_age or settings.max_age, 2 * refresh)
 
 
-def _settle_seconds(settings: Settings, kind: SeriesKind, entry: Entry) -> float:
-    return max(entry.settle or settings.settle.for_unit(entry.query_spec.unit), kind.min_settle_seconds)
+def _settle_seconds(settings: Settings, entry: LocatedEntry) -> float:
+    settle = entry.spec.settle or settings.settle.for_unit(entry.spec.query_spec.unit)
+    return max(settle, entry.kind.min_settle_seconds)
 
 
-def _build_queries(settings: Settings, workspace: Workspace, kind: SeriesKind, entry: Entry) -> Iterator[Query]:
-    query_spec = entry.query_spec
-    refresh = _refresh_seconds(settings, kind, entry)
-    settle = _settle_seconds(settings, kind, entry)
+def _build_queries(settings: Settings, workspace: Workspace, located: LocatedEntry) -> Iterator[Query]:
+    kind, entry, query_spec = located.kind, located.spec, located.spec.query_spec
+    refresh, settle = _refresh_seconds(settings, located), _settle_seconds(settings, located)
     subject_id = query_spec.subject if kind.is_identified_by_id and not entry.is_selector else ""
     if kind is SEGMENT_USERS and not entry.is_selector:
         subject_id = workspace.segments[query_spec.subject]

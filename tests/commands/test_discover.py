@@ -405,9 +405,9 @@ workspaces:
     printed = render(config, {"production": generated})
     assert len(printed.splitlines()) == len(printed.split("\n"))
     (workspace,) = load_config(printed, "printed.yaml", allow_empty=True).workspaces
-    subjects = {
-        section: [entry.spec.query_spec.subject for entry in group] for section, group in workspace.entries.items()
-    }
+    subjects: dict[str, list[str]] = {}
+    for entry in workspace.entries:
+        subjects.setdefault(entry.kind.section, []).append(entry.spec.query_spec.subject)
     new = sorted(row.name for row in events if row.name.strip() and row.name not in own)
     tracked = sorted((row for row in segments if row.is_tracked), key=lambda row: (row.name, row.id))
     assert subjects.get("custom_events", []) == [*sorted(own), *new]
