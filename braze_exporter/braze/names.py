@@ -4,6 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
+# Not all ids in recorded responses are RFC 4122 UUIDs, so any id of that form is valid.
+BRAZE_ID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}", re.ASCII)
 _HEX_ID = re.compile(r"[0-9A-Fa-f-]+")
 
 

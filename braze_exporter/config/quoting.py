@@ -2,12 +2,12 @@
 
 import re
 
+from braze_exporter.braze.names import BRAZE_ID
+
 # Words separated by a space, dot, slash or dash. Every YAML parser reads them as text, except `_RESERVED_WORDS`, and
 # paths, URLs and durations too.
 _WORDS = "[A-Za-z][A-Za-z0-9_]*(?:[ ./-][A-Za-z0-9_]+)*"
 _PLAIN = re.compile(rf"(?:https:/)?/?{_WORDS}|(?:[0-9]+(?:ms|[ywdhms]))+", re.ASCII)
-# The form of Braze's ids, which every YAML parser reads as text too.
-_ID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", re.ASCII)
 _RESERVED_WORDS = {"true", "false", "yes", "no", "on", "off", "y", "n", "null"}
 _ESCAPES = {"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _MAX_SHORT_ESCAPE = 0xFFFF
@@ -21,7 +21,8 @@ def quote(text: str) -> str:
 def quote_scalar(text: str) -> str:
     """Return `text` unchanged if that is a valid scalar in YAML, otherwise in quotes."""
     is_plain = _PLAIN.fullmatch(text) and text.lower() not in _RESERVED_WORDS
-    return text if is_plain or _ID.fullmatch(text) else quote(text)
+    # Every YAML parser reads Braze's ids as text too.
+    return text if is_plain or BRAZE_ID.fullmatch(text) else quote(text)
 
 
 def _escape(letter: str) -> str:

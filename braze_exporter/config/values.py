@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 
 from braze_exporter.braze.instances import INSTANCES
 from braze_exporter.braze.kinds import KINDS, Unit
+from braze_exporter.braze.names import BRAZE_ID
 from braze_exporter.braze.time_zones import known_zones
 from braze_exporter.config.document import echo_value
 from braze_exporter.config.regex import Regex, RegexError, compile_regex
@@ -31,8 +32,6 @@ _DURATION_UNITS = {"y": 31_536_000, "w": 604_800, "d": 86_400, "h": 3_600, "m": 
 _DURATION = re.compile("".join(rf"(?:(\d{{1,9}}){unit})?" for unit in _DURATION_UNITS), re.ASCII)
 # Prometheus refuses rules with a duration of more than 292 years.
 _MAX_DURATION_SECONDS = 100 * _DURATION_UNITS["y"]
-# Not all ids in recorded responses are RFC 4122 UUIDs, so any id of that form is valid.
-_BRAZE_ID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 # A Braze API key without its dashes, or a longer key.
 _HEX_KEY = re.compile(r"[0-9a-f]{32,}", re.ASCII | re.IGNORECASE)
 _HOST = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?", re.ASCII)
@@ -105,7 +104,7 @@ def _validate_unit(value: object) -> Unit:
 
 def is_braze_id(text: str) -> bool:
     """Return whether `text` has the form of a Braze identifier."""
-    return _BRAZE_ID.fullmatch(text) is not None
+    return BRAZE_ID.fullmatch(text) is not None
 
 
 def _braze_id(place: str) -> BeforeValidator:
@@ -125,17 +124,6 @@ def _validate_regex(value: object) -> Regex:
         return compile_regex(_validate_text(value))
     except RegexError as error:
         raise InvalidValueError(str(error)) from None
-
-
-def _text_other_than_all(problem: str) -> BeforeValidator:
-    """Return a validator for texts that refuses `all` with the message `problem`."""
-
-    def check(value: object) -> str:
-        if value == ALL:
-            raise InvalidValueError(problem)
-        return _validate_text(value)
-
-    return BeforeValidator(check)
 
 
 def valid_if(is_valid: Callable[[Any], bool], problem: str) -> BeforeValidator:
@@ -231,7 +219,7 @@ def _is_encodable(path: str) -> bool:
 def _may_be_key_file(value: object) -> bool:
     """Return whether `value` can be a path, and is not a key."""
     is_path = isinstance(value, str) and bool(value.strip()) and "\0" not in value
-    return is_path and ("/" in str(value) or not (_BRAZE_ID.search(str(value)) or _HEX_KEY.search(str(value))))
+    return is_path and ("/" in str(value) or not (BRAZE_ID.search(str(value)) or _HEX_KEY.search(str(value))))
 
 
 def _may_be_variable(value: object) -> bool:
@@ -264,6 +252,11 @@ def _validate_label_name(value: object) -> str:
     return name
 
 
+def _text_other_than_all(problem: str) -> tuple[BeforeValidator, BeforeValidator]:
+    """Return validators for texts that refuse `all` with the message `problem`. The last one runs first."""
+    return BeforeValidator(_validate_text), valid_if(lambda value: value != ALL, problem)
+
+
 # The JSON Schemas accept slightly more than the validators. Their titles are the names of the types in documents.
 def _string(title: str, pattern: str = r"\S") -> WithJsonSchema:
     return WithJsonSchema({"title": title, "type": "string", "pattern": pattern})
@@ -282,7 +275,7 @@ def _mapping(title: str, names: object, values: WithJsonSchema) -> WithJsonSchem
 
 
 _TEXT = _string("string")
-_ID = _string("Braze API identifier", f"^{_BRAZE_ID.pattern.replace('a-f', 'a-fA-F')}$")
+_ID = _string("Braze API identifier", f"^{BRAZE_ID.pattern}$")
 _NAME_RULES = {"type": "string", "pattern": r"\S", "not": {"const": ALL}}
 _NAME = WithJsonSchema({"title": f"string other than `{ALL}`", **_NAME_RULES})
 _SECONDS = _string("duration", f"^(?=[0-9]){_DURATION.pattern}$")
@@ -297,14 +290,14 @@ Text = Annotated[str, BeforeValidator(_validate_text), _TEXT]
 Duration = Annotated[float, BeforeValidator(_validate_duration), _SECONDS]
 UnitName = Annotated[Unit, BeforeValidator(_validate_unit), _UNIT]
 _CONFIGURED_NAME = _text_other_than_all(f'the name "{ALL}" is reserved for unfiltered queries; choose another name')
-ConfiguredName = Annotated[str, _CONFIGURED_NAME, _NAME]
+ConfiguredName = Annotated[str, *_CONFIGURED_NAME, _NAME]
 BrazeId = Annotated[str, _braze_id("on the page APIs and Identifiers in Braze"), _ID]
 NamedIds = Annotated[
     dict[ConfiguredName, BrazeId], mapping_of("names to Braze API identifiers, such as {ios: 3bbc4555-…}"), _IDS
 ]
 Selection = Annotated[tuple[Text, ...], *_list("list of names", _TEXT, f"names, such as [{ALL}]")]
 MessagePart = Annotated[
-    str, _text_other_than_all(f'must be a name in Braze, not "{ALL}"; without the list, everything is exported')
+    str, *_text_other_than_all(f'must be a name in Braze, not "{ALL}"; without the list, everything is exported')
 ]
 Channels = Annotated[
     tuple[MessagePart, ...], *_list(_MESSAGE_PARTS, _NAME, "channels in Braze, such as [email, ios_push]")
@@ -320,12 +313,12 @@ OptionalDuration = Annotated[float | None, BeforeValidator(_validate_duration), 
 OptionalText = Annotated[str | None, BeforeValidator(_validate_text), _TEXT]
 OptionalCampaignId = Annotated[str | None, _braze_id("at the bottom of the campaign's page in Braze"), _ID]
 OptionalCanvasId = Annotated[str | None, _braze_id("under Analyze Variants on the Canvas's page in Braze"), _ID]
-OptionalSegment = Annotated[str | None, _CONFIGURED_NAME, _NAME]
+OptionalSegment = Annotated[str | None, *_CONFIGURED_NAME, _NAME]
 _PRODUCT = _text_other_than_all(
     f'the name "{ALL}" is reserved; leave product out for all products together, or set regex: {ALL} for a product of '
     "this name"
 )
-OptionalProduct = Annotated[str | None, _PRODUCT, _NAME]
+OptionalProduct = Annotated[str | None, *_PRODUCT, _NAME]
 OptionalRegex = Annotated[Regex | None, BeforeValidator(_validate_regex), _string("regex")]
 _ZONE = _string("time zone name, such as `America/New_York`")
 OptionalTimeZone = Annotated[ZoneInfo | None, BeforeValidator(_validate_timezone), _ZONE]
