@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from braze_exporter.braze.kinds import CUSTOM_EVENTS, SeriesKind
 from braze_exporter.braze.pools import DEFAULT_POOL
 from braze_exporter.simulator import parameters
 from braze_exporter.simulator.application import SimulatedBraze
@@ -153,9 +154,10 @@ class VariableBraze(SimulatedBraze):
             document["data"].reverse()
         return status, document, headers
 
-    def _custom_events(self, request: Request) -> object:
-        document = super()._custom_events(request)
-        if request.event in self.traffic.events or self.unknown_event is UnknownEvent.ZEROS:
+    def _counts(self, kind: SeriesKind, request: Request) -> object:
+        document = super()._counts(kind, request)
+        is_known = kind is not CUSTOM_EVENTS or request.event in self.traffic.events
+        if is_known or self.unknown_event is UnknownEvent.ZEROS:
             return document
         if self.unknown_event is UnknownEvent.REJECTED:
             parameters.reject("event must be a string of the custom event name")

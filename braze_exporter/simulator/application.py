@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
 
-from braze_exporter.braze.pools import CAMPAIGNS_POOL, DEFAULT_POOL, LISTS_POOL
 from braze_exporter.simulator import parameters
 from braze_exporter.simulator.lists import ListEndpoints
 from braze_exporter.simulator.rate_limit import EMPTY_HEADERS, RateLimitCounter
@@ -23,11 +22,9 @@ class SimulatedBraze(SeriesEndpoints, ListEndpoints):
 
     def __post_init__(self) -> None:
         """Start with unused rate limits."""
-        self.pools = {
-            pool.name: RateLimitCounter(pool.limit, pool.window_seconds)
-            for pool in (DEFAULT_POOL, LISTS_POOL, CAMPAIGNS_POOL)
-        }
         self._endpoints = {**self.series_endpoints(), **self.list_endpoints()}
+        pools = {pool for pool, _ in self._endpoints.values()}
+        self.pools = {pool.name: RateLimitCounter(pool.limit, pool.window_seconds) for pool in pools}
 
     def respond(self, request: Request) -> Reply:
         """Return the response to a request. Its header names are those of recorded responses."""

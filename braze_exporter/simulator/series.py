@@ -6,11 +6,22 @@ and `segments/ID`. `revenue` and `revenue/PRODUCT` are in cents. `campaigns/ID` 
 entries.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
+from functools import partial
 
-from braze_exporter.braze.kinds import Unit
-from braze_exporter.braze.pools import CAMPAIGNS_POOL, DEFAULT_POOL, LISTS_POOL
+from braze_exporter.braze.kinds import (
+    CAMPAIGNS,
+    CANVASES,
+    CUSTOM_EVENTS,
+    KINDS,
+    MONTHLY_ACTIVE_USERS,
+    REVENUE,
+    SEGMENT_USERS,
+    UNINSTALLS,
+    SeriesKind,
+    Unit,
+)
 from braze_exporter.simulator import message_rows, parameters
 from braze_exporter.simulator.request import Request
 from braze_exporter.simulator.times import days_until, hours_of, hours_until
@@ -28,38 +39,37 @@ class SeriesEndpoints(SimulatedWorkspace):
 
     def series_endpoints(self) -> Mapping[str, Endpoint]:
         """Return the endpoints by path."""
-        return {
-            "/events/data_series": (DEFAULT_POOL, self._custom_events),
-            "/sessions/data_series": (DEFAULT_POOL, self._sessions),
-            "/purchases/quantity_series": (LISTS_POOL, self._purchases),
-            "/purchases/revenue_series": (LISTS_POOL, self._revenue),
-            "/segments/data_series": (DEFAULT_POOL, self._segment_size),
-            "/kpi/new_users/data_series": (DEFAULT_POOL, self._new_users),
-            "/kpi/uninstalls/data_series": (DEFAULT_POOL, self._uninstalls),
-            "/kpi/dau/data_series": (DEFAULT_POOL, self._daily_active_users),
-            "/kpi/mau/data_series": (DEFAULT_POOL, self._monthly_active_users),
-            "/campaigns/data_series": (CAMPAIGNS_POOL, self._campaign),
-            "/canvas/data_series": (DEFAULT_POOL, self._canvas),
+        special = {
+            SEGMENT_USERS: self._segment_size,
+            UNINSTALLS: self._uninstalls,
+            MONTHLY_ACTIVE_USERS: self._monthly_active_users,
+            CAMPAIGNS: self._campaign,
+            CANVASES: self._canvas,
         }
+        return {kind.path: (kind.pool, special.get(kind, partial(self._counts, kind))) for kind in KINDS}
 
-    def _custom_events(self, request: Request) -> object:
-        """Respond to GET /events/data_series. For an unknown event, all counts are 0, which Braze does not document."""
-        event = parameters.required_text(request, "event")
-        segment = parameters.parse_identifier(request, "segment_id", self.segments)
-        return self._count_rows(request, "count", event, segment=segment, counts=self.traffic)
+    def _counts(self, kind: SeriesKind, request: Request) -> object:
+        """Respond with an additive count.
 
-    def _sessions(self, request: Request) -> object:
-        """Respond to GET /sessions/data_series."""
-        segment = parameters.parse_identifier(request, "segment_id", self.segments)
-        return self._count_rows(request, "sessions", "sessions", segment=segment)
-
-    def _purchases(self, request: Request) -> object:
-        """Respond to GET /purchases/quantity_series."""
-        return self._count_rows(request, "purchase_quantity", "/".join(["purchases", *_product(request)]))
-
-    def _revenue(self, request: Request) -> object:
-        """Respond to GET /purchases/revenue_series. The values are floats, as in Braze's own client."""
-        return self._count_rows(request, "revenue", "/".join(["revenue", *_product(request)]), cents=True)
+        For an unknown event, all counts are 0, which Braze does not document. Revenue is a float, as in Braze's own
+        client.
+        """
+        name, counts = kind.section, self.series_counts
+        if kind is CUSTOM_EVENTS:
+            name, counts = parameters.required_text(request, "event"), self.traffic
+        elif kind.subject_label == "product" and "product" in request.params:
+            name = f"{name}/{parameters.required_text(request, 'product')}"
+        has_segments = "segment" in kind.part_labels
+        segment = parameters.parse_identifier(request, "segment_id", self.segments) if has_segments else ""
+        app = parameters.parse_identifier(request, "app_id", self.apps)
+        if Unit.HOUR not in kind.units or parameters.parse_unit(request) is Unit.DAY:
+            rows = self._days(request, lambda day: self._sum(name, day, request, app, segment, counts=counts))
+        else:
+            end = parameters.parse_ending_at(request, self.zone)
+            hours = hours_until(end, parameters.parse_length(request))
+            rows = [(self.format_hour(hour), counts.count(name, hour, request.time, app, segment)) for hour in hours]
+        is_cents = kind is REVENUE
+        return _document([{"time": at, kind.value_field: value / 100 if is_cents else value} for at, value in rows])
 
     def _segment_size(self, request: Request) -> object:
         """Respond to GET /segments/data_series. A segment without analytics tracking is an error, as reported."""
@@ -67,10 +77,6 @@ class SeriesEndpoints(SimulatedWorkspace):
         segment = parameters.required_identifier(request, "segment_id", tracked)
         sizes = self._days(request, lambda day: self._constant_value(f"segments/{segment}", day))
         return _document([{"time": day, "size": size} for day, size in sizes])
-
-    def _new_users(self, request: Request) -> object:
-        """Respond to GET /kpi/new_users/data_series."""
-        return self._count_rows(request, "new_users", "new_users", unit=Unit.DAY)
 
     def _uninstalls(self, request: Request) -> object:
         """Respond to GET /kpi/uninstalls/data_series. A day is 0 until Braze has detected its uninstalls."""
@@ -81,10 +87,6 @@ class SeriesEndpoints(SimulatedWorkspace):
             return self._sum("uninstalls", day, request, app) if request.time >= detected_at.timestamp() else 0
 
         return _document([{"time": day, "uninstalls": count} for day, count in self._days(request, count_if_detected)])
-
-    def _daily_active_users(self, request: Request) -> object:
-        """Respond to GET /kpi/dau/data_series."""
-        return self._count_rows(request, "dau", "daily_active_users", unit=Unit.DAY)
 
     def _monthly_active_users(self, request: Request) -> object:
         """Respond to GET /kpi/mau/data_series. A day is included from 12:05 UTC, when Braze computes its value."""
@@ -113,27 +115,6 @@ class SeriesEndpoints(SimulatedWorkspace):
         stats = [message_rows.canvas_row(canvas, day, count, with_steps=with_steps) for day, count in days]
         return {"message": "success", "data": {"name": canvas.name, "stats": stats}}
 
-    def _count_rows(
-        self,
-        request: Request,
-        field: str,
-        name: str,
-        *,
-        unit: Unit | None = None,
-        segment: str = "",
-        cents: bool = False,
-        counts: Counts | None = None,
-    ) -> object:
-        """Return the rows of an additive count by `unit`, or by the unit in the request if `unit` is None."""
-        app = parameters.parse_identifier(request, "app_id", self.apps)
-        zone, source = self.zone, counts or self.series_counts
-        if (unit or parameters.parse_unit(request)) is Unit.DAY:
-            result = self._days(request, lambda day: self._sum(name, day, request, app, segment, counts=source))
-        else:
-            hours = hours_until(parameters.parse_ending_at(request, zone), parameters.parse_length(request))
-            result = [(self.format_hour(hour), source.count(name, hour, request.time, app, segment)) for hour in hours]
-        return _document([{"time": at, field: value / 100 if cents else value} for at, value in result])
-
     def _days(
         self, request: Request, value_of_day: Callable[[date], int], max_length: int = 100
     ) -> list[tuple[str, int]]:
@@ -157,7 +138,3 @@ class SeriesEndpoints(SimulatedWorkspace):
 
 def _document(rows: Sequence[Mapping[str, object]]) -> object:
     return {"message": "success", "data": rows}
-
-
-def _product(request: Request) -> Iterable[str]:
-    return [parameters.required_text(request, "product")] if "product" in request.params else []

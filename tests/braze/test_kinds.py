@@ -186,6 +186,23 @@ def test_each_kind_sends_documented_parameters() -> None:
     assert canvas.params["ending_at"] == datetime.fromtimestamp(NOW - 60, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def test_each_kind_has_documented_pool_and_value_field() -> None:
+    """Pools and value fields are those of Braze's pages. The simulator would hide a mistake, as it has the same."""
+    assert {kind.path: (kind.pool.name, kind.value_field) for kind in KINDS} == {
+        "/events/data_series": ("default", "count"),
+        "/sessions/data_series": ("default", "sessions"),
+        "/purchases/quantity_series": ("lists", "purchase_quantity"),
+        "/purchases/revenue_series": ("lists", "revenue"),
+        "/segments/data_series": ("default", "size"),
+        "/kpi/new_users/data_series": ("default", "new_users"),
+        "/kpi/uninstalls/data_series": ("default", "uninstalls"),
+        "/kpi/dau/data_series": ("default", "dau"),
+        "/kpi/mau/data_series": ("default", "mau"),
+        "/campaigns/data_series": ("campaigns", ""),
+        "/canvas/data_series": ("default", ""),
+    }
+
+
 def test_canvas_request_length_is_limited() -> None:
     """After an outage of weeks, a Canvas query requests 13 days and a campaign query requests all missed days."""
     with run_every_kind() as (exporter, _):
