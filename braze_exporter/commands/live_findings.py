@@ -1,15 +1,17 @@
 """Derive the findings of `check --live` from the results of the queries and lists of a workspace. No I/O."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import NamedTuple
+from itertools import compress
+from typing import NamedTuple, TypeAlias
 from zoneinfo import ZoneInfo
 
 from braze_exporter.braze import time_zones
 from braze_exporter.braze.buckets import bucket_end
+from braze_exporter.braze.calls import Response
 from braze_exporter.braze.client import describe_unauthorized
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.instances import INSTANCES
@@ -35,6 +37,10 @@ _MISSING_ID_HINT = "; it may be archived, or belong to another workspace"
 _FOREIGN_RESPONSE = re.compile(
     "30[12378] |404 |405 |response is not JSON|malformed response: (?:not a JSON object|message is not success)"
 )
+
+
+Successes: TypeAlias = Sequence[tuple[Query, Response]]
+"""The queries that succeeded, with their responses."""
 
 
 class Level(Enum):
@@ -75,10 +81,11 @@ class LiveResults:
         return {query_state: error for query_state, error in errors.items() if error is not None}
 
     @property
-    def succeeded(self) -> Sequence[QueryState]:
-        """The queries that succeeded."""
+    def succeeded(self) -> Successes:
+        """The queries that succeeded, with their responses."""
         errors = self.errors
-        return [item for item in self.query_states if item not in errors and item.response is not None]
+        successes = (item for item in self.query_states if item not in errors)
+        return [(item.query, item.response) for item in successes if item.response is not None]
 
 
 def describe_findings(results: LiveResults) -> Iterator[tuple[Level, str]]:
@@ -196,16 +203,16 @@ def _segment_findings(results: LiveResults) -> Iterator[Finding]:
             yield Finding(Level.PROBLEM, f"{what}; enable its analytics tracking in Braze")
 
 
-def _no_data_findings(succeeded: Iterable[QueryState]) -> Iterator[Finding]:
+def _no_data_findings(succeeded: Successes) -> Iterator[Finding]:
     """Yield a finding for each query whose response has no data, no numbers or only zeros."""
-    for query_state in succeeded:
-        query, values = query_state.query, _values(query_state)
+    for query, response in succeeded:
+        values = _values(response)
         if any(value for _, value in values):
             continue
         if values:
             buckets = pluralize(len({start for start, _ in values}), query.unit, f"{query.unit}s")
             yield Finding(Level.NOTE, f"all values of the last {buckets} are 0", query)
-        elif _starts(query_state):
+        elif bucket_starts(response.series):
             yield Finding(Level.PROBLEM, "no bucket of the response has a number", query)
         else:
             is_name = query.subject and not query.subject_id
@@ -214,7 +221,7 @@ def _no_data_findings(succeeded: Iterable[QueryState]) -> Iterator[Finding]:
             yield Finding(Level.PROBLEM, f"the response has no data; {hint}", query)
 
 
-def _time_zone_findings(workspace: ConfiguredWorkspace, succeeded: Sequence[QueryState]) -> Iterator[Finding]:
+def _time_zone_findings(workspace: ConfiguredWorkspace, succeeded: Successes) -> Iterator[Finding]:
     """Yield a finding if the responses confirm or contradict the time zone of the workspace."""
     zone = workspace.spec.timezone
     if zone is None:
@@ -231,42 +238,35 @@ def _time_zone_findings(workspace: ConfiguredWorkspace, succeeded: Sequence[Quer
         yield from _newest_day_findings(zone, succeeded, remedy)
 
 
-def _newest_day_findings(zone: ZoneInfo, succeeded: Iterable[QueryState], remedy: str) -> Iterator[Finding]:
+def _newest_day_findings(zone: ZoneInfo, succeeded: Successes, remedy: str) -> Iterator[Finding]:
     """Yield a finding for each query whose newest day is yesterday or tomorrow, if no query has the current day."""
-    mismatches = {
-        query_state: is_timezone_mismatch(query_state.query, query_state.response)
-        for query_state in succeeded
-        if query_state.response is not None
-    }
-    if False in mismatches.values():  # the others may lack a row because nothing has happened today
+    mismatches = [is_timezone_mismatch(query, response) for query, response in succeeded]
+    if False in mismatches:  # the others may lack a row because nothing has happened today
         return
-    for query_state in (query_state for query_state, is_mismatch in mismatches.items() if is_mismatch):
-        newest = datetime.fromtimestamp(_starts(query_state)[-1], zone).date()
+    for query, response in compress(succeeded, mismatches):
+        newest = datetime.fromtimestamp(bucket_starts(response.series)[-1], zone).date()
         text = f"the newest day is {newest}, which is not today in {zone.key}; {remedy}"
-        yield Finding(Level.PROBLEM, text, query_state.query)
+        yield Finding(Level.PROBLEM, text, query)
 
 
-def _matching_zones(succeeded: Iterable[QueryState]) -> Iterator[Sequence[str]]:
+def _matching_zones(succeeded: Successes) -> Iterator[Sequence[str]]:
     """Yield, for each pair of an hourly and a daily query, the time zones in which the hours add up to the days."""
-    pairs: dict[tuple[str, ...], dict[Unit, QueryState]] = {}
-    for query_state in succeeded:
-        pairs.setdefault(query_state.query.counter_key, {})[query_state.query.unit] = query_state
+    pairs: dict[tuple[str, ...], dict[Unit, tuple[Query, Response]]] = {}
+    for query, response in succeeded:
+        pairs.setdefault(query.counter_key, {})[query.unit] = query, response
     for pair in pairs.values():
         if len(pair) == len(Unit):
-            hours, days = dict(_values(pair[Unit.HOUR])), dict(_values(pair[Unit.DAY]))
-            zone, response = pair[Unit.DAY].query.zone, pair[Unit.HOUR].response
-            dated = {datetime.fromtimestamp(start, zone).date(): value for start, value in days.items()}
-            yield time_zones.find_matching_zones(dated, hours, response.sent_at if response is not None else 0.0)
+            (_, hours), (query, days) = pair[Unit.HOUR], pair[Unit.DAY]
+            dated = {datetime.fromtimestamp(start, query.zone).date(): value for start, value in _values(days)}
+            yield time_zones.find_matching_zones(dated, dict(_values(hours)), hours.sent_at)
 
 
-def _delay_findings(succeeded: Iterable[QueryState]) -> Iterator[Finding]:
+def _delay_findings(succeeded: Successes) -> Iterator[Finding]:
     """Yield a finding with the age of the newest hour with a count. A single response shows no more about a delay."""
     ages = [
-        (query_state.response.sent_at - bucket_end(max(counted), Unit.HOUR, query.zone), query.settle_seconds)
-        for query_state in succeeded
-        if (query := query_state.query).unit is Unit.HOUR
-        and query_state.response is not None
-        and (counted := [start for start, value in _values(query_state) if value])
+        (response.sent_at - bucket_end(max(counted), Unit.HOUR, query.zone), query.settle_seconds)
+        for query, response in succeeded
+        if query.unit is Unit.HOUR and (counted := [start for start, value in _values(response) if value])
     ]
     if not ages:
         return
@@ -281,15 +281,9 @@ def _delay_findings(succeeded: Iterable[QueryState]) -> Iterator[Finding]:
         yield Finding(Level.GOOD, f"{what} {f'ended {age} ago' if seconds > 0 else 'has not ended yet'}. {caveat}")
 
 
-def _values(query_state: QueryState) -> Sequence[tuple[int, float]]:
+def _values(response: Response) -> Sequence[tuple[int, float]]:
     """Return the starts and the values of all buckets of all series of a response, without holes."""
-    series = query_state.response.series if query_state.response is not None else ()
-    return [point for one in series for point in one.points]
-
-
-def _starts(query_state: QueryState) -> Sequence[int]:
-    """Return the starts of the buckets of a response, holes included."""
-    return bucket_starts(query_state.response.series if query_state.response is not None else ())
+    return [point for one in response.series for point in one.points]
 
 
 def _describe_query(query: Query) -> str:
