@@ -4,7 +4,6 @@ import contextlib
 import shlex
 from collections.abc import Mapping
 from math import ceil
-from operator import itemgetter
 
 from braze_exporter.backfill.command_context import CommandContext
 from braze_exporter.backfill.lists import expand_plan, lists_with_use
@@ -20,14 +19,13 @@ from braze_exporter.braze.transport import DEFAULT_TIMEOUTS, Timeouts
 from braze_exporter.config.document import shorten, shorten_path
 from braze_exporter.config.loading import Config
 from braze_exporter.config.plurals import pluralize
-from braze_exporter.config.schema import Settings
 from braze_exporter.config.values import format_rounded_up
 from braze_exporter.scheduler.budgets import Budgets
 from braze_exporter.scheduler.clients import open_client
 from braze_exporter.scheduler.key_state import AUTH_REASONS
 from braze_exporter.scheduler.list_reader import ListReader
 from braze_exporter.scheduler.plan import Plan
-from braze_exporter.scheduler.pool_usage import PoolUsage, command_calls_per_hour
+from braze_exporter.scheduler.pool_usage import PoolUsage
 
 # The time between two updates of the progress.
 _POLL_SECONDS = 0.2
@@ -58,15 +56,12 @@ def run_backfill(
             spec.name: open_client(spec, admissions[spec.name], ctx.session, ctx.clock, timeouts=timeouts)
             for spec in (workspace.spec for workspace in config.workspaces)
         }
-        lists = [*lists_with_use(plan)]
         readers = {name: ListReader(client, ctx.sleep) for name, client in clients.items()}
         plan = expand_plan(plan, config.settings, readers, progress.print_line)
 
         def endpoints(name: str) -> list[Endpoint]:
-            return [
-                *plan.kinds_of(name),
-                *(list_endpoint for workspace, list_endpoint, _ in lists if workspace == name),
-            ]
+            lists = (list_endpoint for workspace, list_endpoint, _ in lists_with_use(plan) if workspace == name)
+            return [*plan.kinds_of(name), *lists]
 
         budgets.set_command_plan(config, plan, max_burst=config.settings.budget.concurrency, endpoints=endpoints)
         reader = Reader(request, resume_file, clients, plan.queries, ctx.clock)
@@ -90,8 +85,8 @@ def run_backfill(
             return describe_saved()
 
         ctx.on_stop(stop)
-        _check_budget(missing, config.settings)
-        progress.print_line(_describe_plan(request, plan, missing, done, config.settings))
+        _check_budget(missing)
+        progress.print_line(_describe_plan(request, plan, missing, done))
         try:
             with contextlib.closing(reader):
                 reader.start(config.settings.budget.concurrency)
@@ -110,9 +105,9 @@ def run_backfill(
     print(_import_instructions(request, summary, ctx.clock.wall()), file=ctx.out)
 
 
-def _check_budget(missing: Mapping[PoolUsage, int], settings: Settings) -> None:
+def _check_budget(missing: Mapping[PoolUsage, int]) -> None:
     for usage, calls in missing.items():
-        if calls and _available_calls(usage, settings) < 1:
+        if calls and usage.command_hourly_calls < 1:
             raise BackfillError(
                 f"{shorten(usage.workspace)}: the exporter needs {usage.hourly_calls:,.0f} of the "
                 f"{pluralize(usage.allowed_hourly_calls, 'call', 'calls')} per hour that budget.share allows in the "
@@ -121,30 +116,17 @@ def _check_budget(missing: Mapping[PoolUsage, int], settings: Settings) -> None:
             )
 
 
-def _available_calls(usage: PoolUsage, settings: Settings) -> float:
-    """Return the calls per hour that a backfill may make."""
-    return command_calls_per_hour(usage.pool, settings, usage.hourly_calls)
-
-
-def _describe_plan(
-    request: BackfillRequest, plan: Plan, missing: Mapping[PoolUsage, int], done: int, settings: Settings
-) -> str:
+def _describe_plan(request: BackfillRequest, plan: Plan, missing: Mapping[PoolUsage, int], done: int) -> str:
     """Return a text with the number of calls to make and about how long they take."""
     calls = sum(missing.values())
     text = f"{pluralize(len(plan.queries), 'query', 'queries')} from {request.start} to {request.end}: "
     text += f"{pluralize(calls, 'call', 'calls')} to make" + (f", {done:,} already completed" if done else "")
     if not calls:
         return text
-    seconds, usage = max(
-        (
-            (number * _HOUR_SECONDS / _available_calls(usage, settings), usage)
-            for usage, number in missing.items()
-            if number
-        ),
-        key=itemgetter(0),
-    )
+    slowest = max(filter(missing.get, missing), key=lambda usage: missing[usage] / usage.command_hourly_calls)
+    seconds = missing[slowest] * _HOUR_SECONDS / slowest.command_hourly_calls
     text += (
-        f". At {format_rate(_available_calls(usage, settings) / _HOUR_SECONDS)}, half of what the exporter leaves of "
+        f". At {format_rate(slowest.command_hourly_calls / _HOUR_SECONDS)}, half of what the exporter leaves of "
         f"budget.share, they take about {format_rounded_up(seconds)}"
     )
     return text + (

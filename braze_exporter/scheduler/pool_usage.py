@@ -60,6 +60,15 @@ class PoolUsage:
         left = (self.allowed_hourly_calls - self.hourly_calls) / 2
         return min(self.allowed_hourly_calls, MAX_HISTORY_HOURS * left)
 
+    @property
+    def command_hourly_calls(self) -> float:
+        """The calls per hour that a command may make: half of what the queries leave of the share.
+
+        In the pool of the lists it is half of the share. The exporter reads history with the other half.
+        """
+        planned = 0.0 if self.pool is LISTS_POOL else self.hourly_calls
+        return max(0.0, self.allowed_hourly_calls - planned) / 2
+
     def select(self, queries: Iterable[Query]) -> list[Query]:
         """Return the queries of the workspace whose calls are in the pool."""
         return [query for query in queries if (query.workspace, query.kind.pool) == (self.workspace, self.pool)]
@@ -170,21 +179,12 @@ def command_budgets(
 ) -> dict[Pool, PoolBudget]:
     """Return the budgets of a command for the pools of one workspace, beside an exporter with the same config.
 
-    They allow `command_calls_per_hour` of each pool, and at most `max_burst` calls or those of an hour in one burst.
+    They allow `command_hourly_calls` of each pool, and at most `max_burst` calls or those of an hour in one burst.
     """
-    planned = {usage.pool: usage.hourly_calls for usage in usages}
-    pools = dict.fromkeys([*planned, *(list_endpoint.pool for list_endpoint in LIST_ENDPOINTS)])
-    calls = {pool: command_calls_per_hour(pool, settings, planned.get(pool, 0.0)) for pool in pools}
+    pools_of_lists = {list_endpoint.pool for list_endpoint in LIST_ENDPOINTS}
+    calls = {pool: pool.per_hour * settings.budget.share / 2 for pool in pools_of_lists}
+    calls |= {usage.pool: usage.command_hourly_calls for usage in usages}
     return {
         pool: PoolBudget(hourly / pool.per_hour, settings.budget.reserve, max(1, int(min(max_burst, hourly))))
         for pool, hourly in calls.items()
     }
-
-
-def command_calls_per_hour(pool: Pool, settings: Settings, planned_hourly_calls: float) -> float:
-    """Return the calls per hour that a command may make: half of what the plan leaves of the share.
-
-    In the pool of the lists it is half of the share. The exporter reads history with the other half.
-    """
-    allowed = pool.per_hour * settings.budget.share
-    return (allowed if pool is LISTS_POOL else max(0.0, allowed - planned_hourly_calls)) / 2
