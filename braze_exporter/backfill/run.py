@@ -21,7 +21,7 @@ from braze_exporter.config.loading import Config
 from braze_exporter.config.plurals import pluralize
 from braze_exporter.config.values import format_rounded_up
 from braze_exporter.scheduler.budgets import Budgets
-from braze_exporter.scheduler.clients import open_client
+from braze_exporter.scheduler.clients import open_clients
 from braze_exporter.scheduler.key_state import AUTH_REASONS
 from braze_exporter.scheduler.list_reader import ListReader
 from braze_exporter.scheduler.plan import Plan
@@ -52,10 +52,7 @@ def run_backfill(
         budgets = Budgets(ctx.clock, is_reached=True)
         admissions = budgets.open_admissions(config)
         budgets.set_command_plan(config, plan, max_burst=_MAX_LIST_PAGES)
-        clients = {
-            spec.name: open_client(spec, admissions[spec.name], ctx.session, ctx.clock, timeouts=timeouts)
-            for spec in (workspace.spec for workspace in config.workspaces)
-        }
+        clients = open_clients(config, admissions, ctx.session, ctx.clock, timeouts=timeouts)
         readers = {name: ListReader(client, ctx.sleep) for name, client in clients.items()}
         plan = expand_plan(plan, config.settings, readers, progress.print_line)
 

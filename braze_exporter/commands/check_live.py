@@ -9,15 +9,14 @@ from typing import TextIO
 from braze_exporter.backfill.command_context import CommandContext
 from braze_exporter.braze.errors import Reason
 from braze_exporter.braze.lists import SEGMENT_LIST, ListEndpoint
-from braze_exporter.commands.context import open_list_reader
 from braze_exporter.commands.live_findings import Level, LiveResults, describe_findings
 from braze_exporter.config.document import shorten
 from braze_exporter.config.loading import Config
 from braze_exporter.config.plurals import pluralize
 from braze_exporter.exporter.exporter import Exporter
-from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.budgets import Budgets
-from braze_exporter.scheduler.list_reader import ListResult
+from braze_exporter.scheduler.clients import WorkspaceClient, open_clients
+from braze_exporter.scheduler.list_reader import ListReader, ListResult
 from braze_exporter.scheduler.plan import Plan
 from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.selectors import ListSnapshot, ListSnapshots, expand_selectors, required_lists
@@ -32,9 +31,9 @@ def check_live(config: Config, plan: Plan, ctx: CommandContext) -> bool:
     `plan` is the plan of `config`. The calls use the budget of a command, and at most that of one hour.
     """
     budgets = Budgets(ctx.clock)
-    admissions = budgets.open_admissions(config)
+    clients = open_clients(config, budgets.open_admissions(config), ctx.session, ctx.clock)
     budgets.set_command_plan(config, plan)
-    lists = _read_lists(config, plan, admissions, ctx)
+    lists = _read_lists(config, plan, clients, ctx)
     known: ListSnapshots = {
         (name, list_endpoint): ListSnapshot(result.items, calls=0)
         for name, results in lists.items()
@@ -62,7 +61,7 @@ def check_live(config: Config, plan: Plan, ctx: CommandContext) -> bool:
         for workspace in config.workspaces:
             name = workspace.spec.name
             query_states = [query_state for query_state in exporter.query_states if query_state.query.workspace == name]
-            unreachable = admissions[name].unreachable_error
+            unreachable = clients[name].admission.unreachable_error
             results = LiveResults(workspace, plan, query_states, lists[name], malformed, unreachable)
             for finding in describe_findings(results):
                 findings.setdefault(finding, []).append(shorten(name))
@@ -79,12 +78,12 @@ def check_live(config: Config, plan: Plan, ctx: CommandContext) -> bool:
 
 
 def _read_lists(
-    config: Config, plan: Plan, admissions: Mapping[str, Admission], ctx: CommandContext
+    config: Config, plan: Plan, clients: Mapping[str, WorkspaceClient], ctx: CommandContext
 ) -> Mapping[str, Mapping[ListEndpoint, ListResult]]:
     """Return the lists that the plan and the segments need, by workspace name and list."""
     needed, lists = required_lists(plan), {}
     for spec in (workspace.spec for workspace in config.workspaces):
-        list_reader = open_list_reader(spec, admissions, ctx)
+        list_reader = ListReader(clients[spec.name], ctx.sleep)
         list_endpoints = dict.fromkeys((*needed.get(spec.name, ()), *([SEGMENT_LIST] if spec.segments else [])))
         lists[spec.name] = {
             list_endpoint: list_reader.read(list_endpoint, include_archived=False) for list_endpoint in list_endpoints

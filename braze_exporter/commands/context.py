@@ -1,4 +1,4 @@
-"""Opens what the commands that call Braze need: the session, the `CommandContext` and list readers."""
+"""Opens what the commands that call Braze need: the session and the `CommandContext`."""
 
 import contextlib
 import ssl
@@ -14,10 +14,6 @@ from braze_exporter.braze.clock import Clock
 from braze_exporter.commands.proxies import find_proxies
 from braze_exporter.config.document import ConfigError, Problem, shorten_path
 from braze_exporter.config.loading import Config
-from braze_exporter.config.schema import Workspace
-from braze_exporter.scheduler.admission import Admission
-from braze_exporter.scheduler.clients import open_client
-from braze_exporter.scheduler.list_reader import ListReader
 
 
 def open_session(config: Config, environ: Mapping[str, str]) -> requests.Session:
@@ -49,8 +45,3 @@ def command_context(
     """Yield the `CommandContext` of a command that makes calls to Braze, and close its session at the end."""
     with contextlib.closing(open_session(config, environ)) as opened:
         yield CommandContext(opened, Clock(), time.sleep, sys.stdout, sys.stderr, on_stop)
-
-
-def open_list_reader(workspace: Workspace, admissions: Mapping[str, Admission], ctx: CommandContext) -> ListReader:
-    """Return the `ListReader` of a workspace, with its `Admission` in `admissions`."""
-    return ListReader(open_client(workspace, admissions[workspace.name], ctx.session, ctx.clock), ctx.sleep)

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from braze_exporter.backfill.command_context import CommandContext
 from braze_exporter.braze.lists import LIST_ENDPOINTS, ListEndpoint
 from braze_exporter.commands.config_rendering import render_config
-from braze_exporter.commands.context import command_context, open_list_reader
+from braze_exporter.commands.context import command_context
 from braze_exporter.commands.discovery import EXCEEDS_LIMITS, find_skip_reasons
 from braze_exporter.commands.exit_codes import FAILURE, SUCCESS
 from braze_exporter.config.document import shorten
 from braze_exporter.config.loading import Config, read_config
 from braze_exporter.config.plurals import pluralize
 from braze_exporter.scheduler.budgets import Budgets
-from braze_exporter.scheduler.list_reader import ListResult
+from braze_exporter.scheduler.clients import open_clients
+from braze_exporter.scheduler.list_reader import ListReader, ListResult
 from braze_exporter.scheduler.plan import build_plan
 
 
@@ -33,10 +34,10 @@ def print_config(config: Config, ctx: CommandContext, *, include_archived: bool,
     """
     results: dict[str, dict[ListEndpoint, ListResult]] = {}
     budgets = Budgets(ctx.clock)
-    admissions = budgets.open_admissions(config)
+    clients = open_clients(config, budgets.open_admissions(config), ctx.session, ctx.clock)
     budgets.set_command_plan(config, build_plan(config), endpoints=lambda _workspace: LIST_ENDPOINTS)
     for spec in (workspace.spec for workspace in config.workspaces):
-        reader = open_list_reader(spec, admissions, ctx)
+        reader = ListReader(clients[spec.name], ctx.sleep)
         lists = results[spec.name] = {}
         for list_endpoint in LIST_ENDPOINTS:
             lists[list_endpoint] = reader.read(list_endpoint, include_archived=include_archived)

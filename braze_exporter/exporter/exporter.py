@@ -22,7 +22,7 @@ from braze_exporter.metrics.self_metrics import SelfMetrics
 from braze_exporter.metrics.series_view import SeriesView
 from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.budgets import Budgets, WorkspaceKey
-from braze_exporter.scheduler.clients import WorkspaceClient, open_client
+from braze_exporter.scheduler.clients import WorkspaceClient, open_clients
 from braze_exporter.scheduler.list_read_state import ListReadState
 from braze_exporter.scheduler.list_refresh import ListRefresher
 from braze_exporter.scheduler.plan import Plan
@@ -154,13 +154,10 @@ class Exporter:
         """
         with self._config_lock:
             admissions = self._budgets.open_admissions(config)
+            self._clients = open_clients(
+                config, admissions, session, self._clock, on_call=self._on_call, timeouts=self._timeouts
+            )
             specs = [workspace.spec for workspace in config.workspaces]
-            self._clients = {
-                spec.name: open_client(
-                    spec, admissions[spec.name], session, self._clock, on_call=self._on_call, timeouts=self._timeouts
-                )
-                for spec in specs
-            }
             self._config, self._base_plan = config, plan
             self._lists = required_lists(plan) if self._reads_lists else {}
             lists = {WorkspaceKey.of(spec): self._lists.get(spec.name, ()) for spec in specs}

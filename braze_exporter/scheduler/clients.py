@@ -1,4 +1,4 @@
-"""Opens the client of a configured workspace, and makes its fetches."""
+"""Opens the clients of the configured workspaces, and makes their fetches."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from braze_exporter.braze.clock import Clock
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.transport import DEFAULT_TIMEOUTS, Timeouts, Transport
-from braze_exporter.config.schema import Workspace
+from braze_exporter.config.loading import Config
 from braze_exporter.scheduler.admission import Admission
 
 _log = logging.getLogger(__name__)
@@ -26,23 +26,26 @@ class WorkspaceClient:
     admission: Admission
 
 
-def open_client(
-    workspace: Workspace,
-    admission: Admission,
+def open_clients(
+    config: Config,
+    admissions: Mapping[str, Admission],
     session: requests.Session,
     clock: Clock,
     *,
     on_call: Callable[[CallEvent], None] = lambda _call: None,
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
-) -> WorkspaceClient:
-    """Return the API client of a workspace, which sends requests with the key of `admission` over `session`.
+) -> dict[str, WorkspaceClient]:
+    """Return the API client of each workspace, by its name. It sends requests over `session`.
 
-    `on_call` is called after every call.
+    `admissions` has the `Admission` of each workspace, with its key. `on_call` is called after every call.
     """
-    key = admission.api_key
-    transport = Transport(session, workspace.rest_endpoint, key.reveal, monotonic=clock.monotonic, timeouts=timeouts)
-    client = Client(transport, workspace=workspace.name, redact=key.redact, clock=clock, on_call=on_call)
-    return WorkspaceClient(client, admission)
+    clients = {}
+    for spec in (workspace.spec for workspace in config.workspaces):
+        key = admissions[spec.name].api_key
+        transport = Transport(session, spec.rest_endpoint, key.reveal, monotonic=clock.monotonic, timeouts=timeouts)
+        client = Client(transport, workspace=spec.name, redact=key.redact, clock=clock, on_call=on_call)
+        clients[spec.name] = WorkspaceClient(client, admissions[spec.name])
+    return clients
 
 
 def try_fetch(
