@@ -128,6 +128,8 @@ class Collector:
         """Return the row of `query_state`: the existing one if its query is the same, else a new one."""
         row = self._rows.get(query_state.query.identity)
         if row is not None and row.query_state is query_state and row.query == query_state.query:
+            if query_state.response is not None:  # a reload has cleared the mismatch
+                self._update_timezone(query_state.query, query_state.response)
             return row
         restored = self._saved_queries.take_series(query_state) if self._saved_queries is not None else None
         if query_state.response is not None and restored is not None:

@@ -137,6 +137,8 @@ def test_current_day_of_rarely_fetched_query_counts_until_its_fetches_fail(statu
             exporter.braze.inject(response_faults.status(status), event="purchase")
         for _ in range(8):
             exporter.clock.advance(900)
+            exporter.apply_config(events)  # the responses from before a reload count too
+            assert exporter.page().value("braze_workspace_timezone_mismatch") == 0
             assert exporter.scrape().value("braze_workspace_timezone_mismatch") == 0
         exporter.clock.advance(900)
         assert exporter.scrape().value("braze_workspace_timezone_mismatch") == expected
