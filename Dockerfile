@@ -36,7 +36,7 @@ RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3.*/ensurepip /usr/local/lib
     && install -d -o 65534 -g 65534 /var/lib/braze-exporter
 COPY --from=build /opt/braze-exporter /opt/braze-exporter
 # With glibc's default, each thread keeps memory that it has freed. So large responses would need it once per connection.
-ENV PATH=/opt/braze-exporter/bin:$PATH MALLOC_ARENA_MAX=2
+ENV PATH=/opt/braze-exporter/bin:$PATH MALLOC_ARENA_MAX=1
 # The base image has no bytecode, and a read-only file system cannot cache it. This compiles the modules that a start
 # imports.
 RUN braze-exporter --version

@@ -177,7 +177,7 @@ def soak(minutes: float, seed: int) -> bool:
         extra_yaml = f"budget: {{share: 1}}\nstate_file: {directory / 'state.sqlite'}\n"
         path = write_file(directory / "config.yaml", workspace_yaml(server.url, events, extra_yaml=extra_yaml))
         # As in deploy/. Otherwise, the memory depends on which threads read the oversized responses.
-        environment = {"MALLOC_ARENA_MAX": "2"}
+        environment = {"MALLOC_ARENA_MAX": "1"}
         program = stack.enter_context(Program.start([f"--config.file={path}"], environment))
         process = psutil.Process(program.process.pid)
         wait_until(lambda: program.scrape().value("braze_queries", state="up") == len(EVENTS), "all queries are up")
