@@ -1,6 +1,5 @@
 """Updates and renders the exporter's own metrics."""
 
-import math
 import platform
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -265,7 +264,10 @@ class SelfMetrics:
             if query.workspace not in self._workspaces:
                 return
             matches = self._timezone_matches.setdefault(query.workspace, {})
-            matches[query.identity] = -math.inf if is_mismatch else now + 2 * query.refresh_seconds
+            if is_mismatch:
+                matches.pop(query.identity, None)
+            else:
+                matches[query.identity] = now + 2 * query.refresh_seconds
             is_mismatch = all(now > match_end for match_end in matches.values())
             self._timezone_mismatch.labels(query.workspace).set(float(is_mismatch))
 
